@@ -18,7 +18,7 @@ from vocabulary.classes import ClassNames, UnknownClassError
 class Classes:
     """The class of image i of a run, for any i, independent of the number of images.
 
-    spec: its description in the run's record. length: number of images of a list in a file; None without a limit.
+    spec: its description in the run's file. length: number of images of a list in a file; None without a limit.
     """
 
     label: Callable[[int], int | None]

@@ -24,8 +24,8 @@ DIGITS = 6  # of an index in a file's name; larger indices have more
 class Output(ABC):
     """The images of one run. An image is the bytes of its pixels, [H, W, 3], uint8."""
 
-    record: Path
-    """The file of the run's record; written first, and kept beside the result."""
+    run_file: Path
+    """The file with the run's parameters; written first, and kept beside the result."""
     folder: Path
     """The folder in which the run works."""
 
@@ -37,7 +37,7 @@ class Output(ABC):
     @property
     @abstractmethod
     def occupied(self) -> bool:
-        """Return whether there are files; without a record, they are not a run's."""
+        """Return whether there are files; without a run file, they are not a run's."""
 
     @abstractmethod
     def has(self, chunk: Chunk) -> bool:
@@ -64,7 +64,7 @@ class NpzOutput(Output):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.record = path.with_name(f"{path.name}.json")
+        self.run_file = path.with_name(f"{path.name}.json")
         self.folder = path.with_name(f"{path.name}.parts")
 
     @property
@@ -127,7 +127,7 @@ class FolderOutput(Output):
 
     def __init__(self, path: Path) -> None:
         self.folder = path
-        self.record = path / "run.json"
+        self.run_file = path / "run.json"
 
     @property
     def finished(self) -> bool:

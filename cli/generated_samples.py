@@ -56,7 +56,7 @@ class FeatureOutput(Output):
     def __init__(self, kept: KeptFeatures) -> None:
         self.kept = kept
         self.folder = kept.folder
-        self.record = kept.folder / "record.json"
+        self.run_file = kept.folder / "run.json"
         self._jobs: dict[str, str] = {}
 
     @property
@@ -112,7 +112,7 @@ def generate(source: str, extractor: "Extractor", work: "Work", console: "Consol
 def measured_output(source: str, output: FeatureOutput, extractor: "Extractor") -> Measured:
     """One side of a comparison, from the stored features of a run."""
     kept, batches = output.kept, output.kept.batches
-    record = json.loads(output.record.read_text())
+    made = json.loads(output.run_file.read_text())
     provenance = {
         "source": source,
         "images": kept.count,
@@ -120,7 +120,7 @@ def measured_output(source: str, output: FeatureOutput, extractor: "Extractor") 
         "sha256": kept.sha256_of_batches(),
         "skipped": [],
         "extractor": extractor.identity,
-        "made": record | {"jobs": [each["job"] for each in batches if each["job"] is not None]},
+        "made": made | {"jobs": [each["job"] for each in batches if each["job"] is not None]},
     }
     return Measured(kept.features(), provenance, kept)
 

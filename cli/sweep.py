@@ -15,8 +15,8 @@ from bulk.chunks import ChunkPlan
 from bulk.errors import BulkError, StoppedError
 from bulk.local import Local, Maker, Task, run_tasks
 from bulk.progress import shown_progress
-from bulk.record import Record, parameters
 from bulk.run import Order, missing
+from bulk.run_file import RunFile, parameters
 from bulk.source import of_chunk
 from cli.generated_samples import FeatureOutput, measured_output
 from evaluation.report import Watch, evaluate
@@ -45,14 +45,14 @@ class Cell:
     request: "ResolvedRequest"
     plan: ChunkPlan
     output: FeatureOutput
-    record: Record
+    run_file: RunFile
 
     def tasks(self, number: int) -> Iterator[Task]:
         """The jobs whose images are missing."""
         for chunk in missing(self.plan, self.output):
 
             def keep(images: list[bytes], chunk: Any = chunk) -> None:
-                self.output.keep(chunk, images, self.record.parameters["size"])
+                self.output.keep(chunk, images, self.run_file.parameters["size"])
 
             request = of_chunk(self.request, chunk)
             yield Task(f"{number}-{chunk.name}", request, {}, len(chunk.indices), keep)
@@ -77,7 +77,7 @@ class Sweep:
         Raises: ValueError, one line; BulkError; OSError; WeightsError.
         """
         cells = [self._cell(setting, extractor, work) for setting in self.settings]
-        theirs = reference(cells[0].record.parameters["size"])
+        theirs = reference(cells[0].run_file.parameters["size"])
         threads = torch.get_num_threads()  # the engine changes it for its steps; restored for the metrics
         try:
             numerics, seconds = self._make(cells, console)
@@ -109,8 +109,8 @@ class Sweep:
         classes = order.classes_of(pipeline, None)
         request = order.request(classes, pipeline)
         content = parameters(request, classes, self.images, self.seed, pipeline)
-        record = Record.begin_or_resume(output, content)
-        return Cell(setting, source, request, ChunkPlan(self.seed, self.images, classes), output, record)
+        run_file = RunFile.begin_or_resume(output, content)
+        return Cell(setting, source, request, ChunkPlan(self.seed, self.images, classes), output, run_file)
 
     def _make(self, cells: Sequence[Cell], console: "Console") -> tuple[str, dict[bool, float]]:
         """Make all missing images in one engine; return its numerics, and seconds per evaluation by guided or not."""
