@@ -14,7 +14,7 @@ from models.checkpoints.open_flags import Answers, AnswersError, resolve
 from models.checkpoints.presets import PRESETS, Preset
 from models.checkpoints.provenance import ChangedFileError, recorded_hash, write_provenance
 from models.checkpoints.tensor_file import WeightsError, is_finite, read_metadata, read_network, write_tensors
-from models.networks.config import ProcessConfig
+from models.networks.config import DiffusionConfig
 
 
 class DifferentNetworkError(WeightsError):
@@ -120,7 +120,7 @@ def _identity(
     return metadata_of(resolved.config, _as_grey_as(source, resolved.process))
 
 
-def _as_grey_as(source: Path, process: ProcessConfig | None) -> ProcessConfig | None:
+def _as_grey_as(source: Path, process: DiffusionConfig | None) -> DiffusionConfig | None:
     """The process with `grey` from the source, because no flag sets it."""
     stated = read_process(source) if source.suffix == ".safetensors" else None
     return process if process is None or stated is None else replace(process, grey=stated.grey)
