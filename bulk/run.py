@@ -13,7 +13,7 @@ from bulk.base_samples import BaseSamples, name_of, read_base_samples
 from bulk.chunks import Chunk, ChunkPlan
 from bulk.classes import Classes, parse_classes
 from bulk.disk import remove_unfinished, sole_run
-from bulk.errors import BulkError, StoppedError
+from bulk.errors import BulkError, OptionError, StoppedError
 from bulk.outputs import Output, open_output
 from bulk.progress import shown_progress
 from bulk.run_file import RunFile, parameters
@@ -96,7 +96,7 @@ class Order:
         try:
             return resolve(JobRequest.parse(json.dumps(body).encode()), pipeline, lambda: 0)
         except InvalidRequestError as error:
-            raise BulkError("; ".join(f"{option(each.pointer)}: {each.detail}" for each in error.errors)) from error
+            raise OptionError(*((option(each.pointer), each.detail) for each in error.errors)) from error
 
     def images(self, classes: Classes) -> int:
         """The number of images of the run. Raises: BulkError."""

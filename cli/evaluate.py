@@ -9,7 +9,16 @@ from typer.core import TyperGroup
 
 from cli.evaluate_stack import stack
 from cli.evaluate_sweep import keep, sweep
-from cli.measurement import Extractor, Strict, kept_work, refusals, refuse_generated, refuse_target, watched
+from cli.measurement import (
+    Extractor,
+    Strict,
+    kept_work,
+    refusals,
+    refuse_generated,
+    refuse_target,
+    watched,
+    write_target,
+)
 from vocabulary.counts import counted
 
 if TYPE_CHECKING:
@@ -51,15 +60,16 @@ def scores(
 ) -> None:
     """FID, sFID, Inception Score, KID, precision, recall and more, each with its 95 % interval."""
     with refusals():
-        from cli.generated_samples import is_generated, of_seeds
+        from cli.generated_samples import SERVICE, is_generated, of_seeds
         from evaluation.extractors import load_extractor
         from evaluation.report import evaluate, measured, over_seeds, table, width
         from evaluation.score_page import score_page
         from evaluation.sources import takes_size_of_samples
         from evaluation.statistics_file import is_statistics
-        from files.atomic import write_text
 
         refuse_generated(against, "--against")
+        if url is not None and not samples.startswith(SERVICE):
+            raise ValueError(f"--url {url}: is only for samples of a service; give {SERVICE}PIPELINE as SAMPLES")
         if json_file is not None:
             refuse_target(json_file, "--json", samples, against)
         if page is not None:
@@ -85,9 +95,9 @@ def scores(
             for line in (*table(report), *(f"note: {note}" for note in report["notes"])):
                 typer.echo(line)
             if json_file is not None:
-                write_text(json_file, json.dumps(report, indent=1) + "\n")
+                write_target(json_file, "--json", json.dumps(report, indent=1) + "\n")
             if page is not None:
-                write_text(page, score_page(found[0]))
+                write_target(page, "--report", score_page(found[0]))
             work.remove()
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.failure import print_doubt
-from cli.measurement import refusals, refuse_target, watched
+from cli.measurement import refusals, refuse_target, watched, write_target
 
 if TYPE_CHECKING:
     from evaluation.stack_report import RealImages
@@ -29,7 +29,6 @@ def stack(
     """Measure each pipeline of a stack with every sampler by the stack's judge, against real images."""
     with refusals():
         from evaluation.stack_report import StackReport, table
-        from files.atomic import write_text
         from jobs.settings import Settings
         from models.stack_plan import MANIFEST, read_stack
 
@@ -43,7 +42,7 @@ def stack(
         for line in table(report):
             typer.echo(line)
         if json_file is not None:
-            write_text(json_file, json.dumps(report, indent=1) + "\n")
+            write_target(json_file, "--json", json.dumps(report, indent=1) + "\n")
 
 
 def real_images(against: str, plan: "StackPlan", images: int) -> "RealImages":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from cli.measurement import Extractor, kept_work, refusals, refuse_generated, refuse_target, watched
+from cli.measurement import Extractor, kept_work, refusals, refuse_generated, refuse_target, watched, write_target
 
 if TYPE_CHECKING:
     from evaluation.statistics_file import Measured
@@ -36,7 +36,6 @@ def sweep(
         from evaluation.html_report import sweep_page
         from evaluation.report import measured
         from evaluation.sweeps import grid, table
-        from files.atomic import write_text
         from jobs.settings import Settings
         from worker import local_worker
 
@@ -60,9 +59,9 @@ def sweep(
                 typer.echo(line)
             for purpose, each in found["recommended"].items():
                 typer.echo(f"for {purpose}: {json.dumps(each)}")
-            write_text(out, json.dumps(found, indent=1) + "\n")
+            write_target(out, "--out", json.dumps(found, indent=1) + "\n")
             if report is not None:
-                write_text(report, sweep_page(found))
+                write_target(report, "--report", sweep_page(found))
             work.remove()
 
 
@@ -91,6 +90,8 @@ def keep(
         for each in reports:
             try:
                 sweeps.append(kept(json.loads(each.read_bytes())))
+            except (json.JSONDecodeError, UnicodeDecodeError) as error:
+                raise ValueError(f"{each}: is not JSON ({error})") from error
             except ValueError as error:
                 raise ValueError(f"{each}: {error}") from error
         sweep, settings = joined(sweeps), Settings.load()

@@ -39,10 +39,22 @@ def refuse_generated(source: str, where: str) -> None:
 
 def refuse_target(path: Path, option: str, *sources: str) -> None:
     """Check a target path before minutes of work; it must be none of the sources. Raises: ValueError."""
-    if path.is_dir() or not path.parent.is_dir():
-        raise ValueError(f"{option} {path}: is a folder, or its folder does not exist")
+    if path.is_dir():
+        raise ValueError(f"{option} {path}: is a folder; give a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"{option} {path}: there is no folder {path.parent}; make it first")
     if path.is_file() and any(Path(each).exists() and path.samefile(each) for each in sources):
         raise ValueError(f"{option} {path}: would replace the set that is measured; give another file")
+
+
+def write_target(path: Path, option: str, text: str) -> None:
+    """Write a text file whole or not at all. Raises: ValueError, one line, which names the option."""
+    from files.atomic import write_text
+
+    try:
+        write_text(path, text)
+    except OSError as error:  # that of a full disk names no file
+        raise ValueError(f"{option} {path}: cannot be written ({error.strerror or error})") from error
 
 
 def kept_work(*, thumbnails: bool = False) -> "Work":

@@ -12,7 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from bulk.chunks import ChunkPlan
-from bulk.errors import BulkError, StoppedError
+from bulk.errors import BulkError, OptionError, StoppedError
 from bulk.local import Local, Maker, Task, run_tasks
 from bulk.progress import shown_progress
 from bulk.run import Order, missing
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from evaluation.statistics_file import Measured
     from jobs.contract.request import ResolvedRequest
 
+OWN_NAMES = {"--guidance-scale": "--scale", "--model": "PIPELINE"}  # of options of adm sample
 TIMED_STEPS, TIMED_RUNS = 3, 3  # of a full batch; the fastest run counts, because other programs disturb the rest
 
 
@@ -76,7 +77,10 @@ class Sweep:
         reference: measures the reference, given the edge of the images; called before any image is generated.
         Raises: ValueError, one line; BulkError; OSError; WeightsError.
         """
-        cells = [self._cell(setting, extractor, work) for setting in self.settings]
+        try:
+            cells = [self._cell(setting, extractor, work) for setting in self.settings]
+        except OptionError as error:
+            raise error.renamed(OWN_NAMES) from error
         theirs = reference(cells[0].run_file.parameters["size"])
         threads = torch.get_num_threads()  # the engine changes it for its steps; restored for the metrics
         try:
@@ -105,7 +109,7 @@ class Sweep:
         )
         pipeline = self.local.describe(self.model)
         if not pipeline.classes:
-            raise ValueError(f"{self.model}: has no classes")
+            raise ValueError(f"{self.model}: has no classes, and a sweep makes images of all classes")
         classes = order.classes_of(pipeline, None)
         request = order.request(classes, pipeline)
         content = parameters(request, classes, self.images, self.seed, pipeline)

@@ -98,6 +98,11 @@ def test_report_that_is_no_sweep_of_these_weights_is_not_kept(
     assert not (own_weights / "demo" / "demo.sweep.json").exists()
 
 
+def test_file_that_is_no_json_is_not_kept(tmp_path: Path) -> None:
+    (tmp_path / "text.json").write_text("text")
+    assert "text.json: is not JSON (Expecting value" in refused("keep", str(tmp_path / "text.json"))
+
+
 def test_sweeps_of_different_images_are_not_joined(own_weights: Path, tmp_path: Path) -> None:
     status, _, line = keep(tmp_path, sweep_report(), sweep_report(images=500))
     assert (status, "the sweeps have different images: 400, 500" in line) == (1, True)
@@ -108,6 +113,7 @@ def test_sweeps_of_different_images_are_not_joined(own_weights: Path, tmp_path: 
     [
         ("--scale", "0,x", "--scale 0,x: must be numbers, separated by commas"),
         ("--steps", "1.5", "--steps 1.5: must be numbers, separated by commas"),
+        ("--scale", "-1", "adm: --scale: input should be greater than or equal to 0"),
         ("--against", "local:demo", "must be an existing set"),
     ],
 )
