@@ -88,12 +88,12 @@ def read_config(path: Path) -> NetworkConfig:
 
 
 def read_process(path: Path) -> DiffusionConfig | None:
-    """The process in a network file; None if it has none. Raises: WeightsError."""
+    """The diffusion process in a network file; None if it has none. Raises: WeightsError."""
     text = read_metadata(path).get("process")
     try:
         return None if text is None else DiffusionConfig(**json.loads(text))
     except (ValueError, TypeError) as error:
-        raise WeightsError(shown(path), f"its process does not fit this version ({error})") from error
+        raise WeightsError(shown(path), f"its diffusion process does not fit this version ({error})") from error
 
 
 def load_network(
