@@ -68,7 +68,7 @@ class Local:
         try:
             return self.pipeline_of(self.settings, model)
         except self.refusals as error:
-            raise OptionError(("--model", str(error).removeprefix("ADM_PIPELINES: "))) from error
+            raise OptionError(("--model", str(error))) from error
 
     def make(self, work: Work) -> None:
         settings = self.settings.model_copy(update={"pipelines": (work.request.model,)})

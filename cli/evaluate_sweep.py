@@ -84,7 +84,7 @@ def keep(
         from jobs.contract.sweeps import SUFFIX
         from jobs.settings import Settings
         from worker.kept_sweeps import weights_of
-        from worker.local_worker import pipeline_of
+        from worker.local_worker import LoadingError, pipeline_of
 
         sweeps = []
         for each in reports:
@@ -95,7 +95,11 @@ def keep(
             except ValueError as error:
                 raise ValueError(f"{each}: {error}") from error
         sweep, settings = joined(sweeps), Settings.load()
-        if sweep.weights != weights_of(pipeline_of(settings, sweep.pipeline)):
+        try:
+            pipeline = pipeline_of(settings, sweep.pipeline)
+        except LoadingError as error:
+            raise ValueError(f"{reports[0]}: {error}") from error
+        if sweep.weights != weights_of(pipeline):
             raise ValueError(f"{reports[0]}: was made with other weights than {sweep.pipeline!r} has now")
         (plan,) = choose([sweep.pipeline], settings.weights)
         path = plan.base.path.parent / f"{sweep.pipeline}{SUFFIX}"

@@ -87,6 +87,7 @@ def test_kept_sweep_is_beside_its_weights_where_a_worker_finds_it(own_weights: P
         ({"cells": []}, "is not the report of a sweep"),
         ({"cells": [{"metrics": {}}]}, "has no 'fid'"),
         ({"images": "many"}, "is not the report of a sweep"),
+        ({"pipeline": "gone"}, "0.json: no stack of"),
     ],
 )
 def test_report_that_is_no_sweep_of_these_weights_is_not_kept(
