@@ -1,7 +1,7 @@
-"""Measures time and memory of loading a 2 GB checkpoint, against reading its file: python -m bench.load.
+"""Measures time and memory of loading a 2 GB checkpoint, compared with reading its file: python -m bench.load.
 
-Random weights in the shape of 256x256_diffusion are written to a temporary folder, as .pt and as .safetensors, and
-loaded each time in a fresh process, warm in the page cache. Writes bench/results/load.json.
+Random weights in the shape of 256x256_diffusion are written to a temporary folder, as .pt and as .safetensors.
+Each load runs in a new process, with the file in the page cache. Writes bench/results/load.json.
 """
 
 import json

@@ -66,7 +66,7 @@ class Simulation:
             priority: {name: Line() for name in names} for priority in PRIORITIES
         }
         self.owner_of: Callable[[str], str] = lambda job_id: ""
-        # device seconds that each owner's images had, by second
+        # device seconds spent on each owner's images, by second of simulated time
         self.served: defaultdict[str, defaultdict[int, float]] = defaultdict(lambda: defaultdict(float))
         self.work: dict[str, dict[str, int]] = {name: {} for name in names}
         self.ratios: dict[str, deque[float]] = {name: deque(maxlen=RATIOS_KEPT) for name in names}

@@ -32,8 +32,8 @@ class Chunk(NamedTuple):
         return chunk_name(self.class_label, self.number)
 
 
-class Place(NamedTuple):
-    """The address of an image of the run: its class, its chunk and its row there."""
+class ImageAddress(NamedTuple):
+    """An image's class, its chunk and its row there."""
 
     class_label: int | None
     chunk: str
@@ -67,14 +67,14 @@ class ChunkPlan:
         for label, indices in started.items():
             yield self._chunk(label, numbers.get(label, 0), indices)
 
-    def places(self) -> Iterator[Place]:
+    def addresses(self) -> Iterator[ImageAddress]:
         """The address of each image, in the order of the run."""
         seen: dict[int | None, int] = {}
         for index in range(self.count):
             label = self.classes.label(index)
             rank = seen.get(label, 0)
             seen[label] = rank + 1
-            yield Place(label, chunk_name(label, rank // IMAGES_PER_CHUNK), rank % IMAGES_PER_CHUNK)
+            yield ImageAddress(label, chunk_name(label, rank // IMAGES_PER_CHUNK), rank % IMAGES_PER_CHUNK)
 
     def _chunk(self, label: int | None, number: int, indices: list[int]) -> Chunk:
         # 53 bits, like the service's seeds, so that any JSON reader keeps them exact

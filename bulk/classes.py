@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bulk.errors import BulkError
+from bulk.errors import OptionError
 from bulk.hashed_random import draw
 from jobs.contract.pipelines import ClassInfo
 from vocabulary.classes import ClassNames, UnknownClassError
@@ -18,7 +18,7 @@ from vocabulary.classes import ClassNames, UnknownClassError
 class Classes:
     """The class of image i of a run, for any i, independent of the number of images.
 
-    spec: its description in the run's record. length: number of images of a list in a file; None without a limit.
+    spec: its description in the run's file. length: number of images of a list in a file; None without a limit.
     """
 
     label: Callable[[int], int | None]
@@ -36,7 +36,7 @@ def parse_classes(given: str, known: Sequence[ClassInfo], seed: int) -> Classes:
     if given == "none":
         return Classes(lambda index: None, "none")
     if not known:
-        raise BulkError(f"--classes {given}: this pipeline has no classes; use none")
+        raise OptionError(("--classes", f"{given!r} was given, and this pipeline has no classes; use none"))
     indices = [each.index for each in known]
     if given == "uniform":
         return Classes(lambda index: indices[draw("class", seed, index) % len(indices)], "uniform")
@@ -47,7 +47,7 @@ def parse_classes(given: str, known: Sequence[ClassInfo], seed: int) -> Classes:
     with contextlib.suppress(OSError):  # a list may be too long for a file's name
         if path.is_file():
             return listed(path, names)
-    labels = [_index(each.strip(), names, "--classes", or_file="," not in given) for each in given.split(",")]
+    labels = [_index(each.strip(), names, or_file="," not in given) for each in given.split(",")]
     return in_turn(labels, ",".join(map(str, labels)))
 
 
@@ -63,12 +63,12 @@ def listed(path: Path, names: ClassNames) -> Classes:
     try:
         with path.open(encoding=encoding_of(path)) as lines:
             for number, line in enumerate(lines, start=1):
-                labels.append(_index(line.strip(), names, f"{path}, line {number}"))
+                labels.append(_index(line.strip(), names, f"{path}, line {number}: "))
                 digest.update(b"%d\n" % labels[-1])
     except (OSError, UnicodeDecodeError) as error:
-        raise BulkError(f"--classes {path}: cannot be read as text: {error}") from error
+        raise OptionError(("--classes", f"{path} cannot be read as text: {error}")) from error
     if not labels:
-        raise BulkError(f"--classes {path}: is empty")
+        raise OptionError(("--classes", f"{path} is empty; it needs a class on each line"))
     return Classes(labels.__getitem__, f"file of {len(labels)} lines, sha256 {digest.hexdigest()[:16]}", len(labels))
 
 
@@ -79,11 +79,11 @@ def encoding_of(path: Path) -> str:
     return "utf-16" if head in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "utf-8-sig"
 
 
-def _index(given: str, names: ClassNames, where: str, *, or_file: bool = False) -> int:
+def _index(given: str, names: ClassNames, where: str = "", *, or_file: bool = False) -> int:
     if not given:
-        raise BulkError(f"{where}: there is no class")
+        raise OptionError(("--classes", f"{where}a class is missing; name one, or leave its comma or line out"))
     try:
         return names.parse(given)
     except UnknownClassError as error:
         unknown = f"there is neither a class nor a file {given!r}" if or_file else f"unknown class {given!r}"
-        raise BulkError(f"{where}: {unknown}{error.instead}") from error
+        raise OptionError(("--classes", f"{where}{unknown}{error.instead}")) from error

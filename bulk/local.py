@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 
 from bulk.base_samples import BaseSamples
 from bulk.chunks import Chunk
-from bulk.errors import BulkError
+from bulk.errors import BulkError, OptionError
 from bulk.outputs import Output
 from bulk.source import Work, of_chunk
 from jobs.contract.pipelines import PipelineInfo
@@ -68,7 +68,7 @@ class Local:
         try:
             return self.pipeline_of(self.settings, model)
         except self.refusals as error:
-            raise BulkError(str(error).replace("ADM_PIPELINES", "--model")) from error
+            raise OptionError(("--model", str(error))) from error
 
     def make(self, work: Work) -> None:
         settings = self.settings.model_copy(update={"pipelines": (work.request.model,)})

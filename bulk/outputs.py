@@ -24,8 +24,8 @@ DIGITS = 6  # of an index in a file's name; larger indices have more
 class Output(ABC):
     """The images of one run. An image is the bytes of its pixels, [H, W, 3], uint8."""
 
-    record: Path
-    """The file of the run's record; written first, and kept beside the result."""
+    run_file: Path
+    """The file with the run's parameters; written first, and kept beside the result."""
     folder: Path
     """The folder in which the run works."""
 
@@ -37,7 +37,7 @@ class Output(ABC):
     @property
     @abstractmethod
     def occupied(self) -> bool:
-        """Return whether there are files; without a record, they are not a run's."""
+        """Return whether there are files; without a run file, they are not a run's."""
 
     @abstractmethod
     def has(self, chunk: Chunk) -> bool:
@@ -64,7 +64,7 @@ class NpzOutput(Output):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.record = path.with_name(f"{path.name}.json")
+        self.run_file = path.with_name(f"{path.name}.json")
         self.folder = path.with_name(f"{path.name}.parts")
 
     @property
@@ -96,7 +96,7 @@ class NpzOutput(Output):
         if not self.finished:
             remove_unfinished(self.path)  # unfinished files are as large as the result
             labelled = plan.count > 0 and plan.classes.label(0) is not None
-            labels = (place.class_label for place in plan.places() if place.class_label is not None)
+            labels = (each.class_label for each in plan.addresses() if each.class_label is not None)
             with atomic_write(self.path, durable=True, many_writers=True) as file:
                 shape = (plan.count, size, size, CHANNELS)
                 write_npz(file, shape, self._images(plan, size), labels if labelled else None, on_image)
@@ -110,9 +110,9 @@ class NpzOutput(Output):
     def _images(self, plan: ChunkPlan, size: int) -> Iterator[bytes]:
         # Opened for each image, because neighbours in the run are of different classes and parts.
         length = size * size * CHANNELS
-        for place in plan.places():
-            with self._part(place.chunk).open("rb") as part:
-                part.seek(place.row * length)
+        for address in plan.addresses():
+            with self._part(address.chunk).open("rb") as part:
+                part.seek(address.row * length)
                 image = part.read(length)
             if len(image) != length:
                 raise BulkError(f"{part.name}: is damaged; remove it, and run the same command again")
@@ -127,7 +127,7 @@ class FolderOutput(Output):
 
     def __init__(self, path: Path) -> None:
         self.folder = path
-        self.record = path / "run.json"
+        self.run_file = path / "run.json"
 
     @property
     def finished(self) -> bool:

@@ -22,12 +22,13 @@ from adm_client import (
     JobState,
     Patience,
     RefusedError,
+    SettingError,
     Status,
     UnreachableError,
 )
 from bulk.base_samples import BaseSamples
 from bulk.chunks import IMAGES_PER_CHUNK, Chunk
-from bulk.errors import BulkError
+from bulk.errors import BulkError, OptionError
 from bulk.source import Work, body_of, of_chunk
 from jobs.contract.pipelines import PipelineInfo
 
@@ -35,6 +36,7 @@ ATTEMPTS = 3  # failures of one chunk's jobs before the run fails
 WAIT_SECONDS = 30  # of a poll
 NOT_FOUND = 404
 AT_ONCE = Patience(silent_seconds=0, busy_seconds=0)
+WITHOUT_SERVICE = "adm up starts one; without one, adm sample has --local, and adm evaluate has local:PIPELINE"
 PATIENCE = Patience(silent_seconds=600, busy_seconds=math.inf)  # a full queue empties by itself
 
 
@@ -55,11 +57,13 @@ class Remote:
                     if error.status != NOT_FOUND:
                         raise
                     there = ", ".join(each.id for each in client.models()) or "none yet, because no worker has started"
-                    raise BulkError(f"--model: unknown pipeline {model!r}; there are: {there}") from error
+                    raise OptionError(("--model", f"unknown pipeline {model!r}; there are: {there}")) from error
         except UnreachableError as error:
-            raise BulkError(f"--url: no service answers at {self.url} ({error}); --local needs none") from error
+            raise BulkError(f"--url {self.url}: {error}; {WITHOUT_SERVICE}") from error
+        except SettingError as error:  # it names the argument of the client, or the key
+            raise BulkError(str(error).replace("url: ", "--url: ", 1)) from error
         except ClientError as error:
-            raise BulkError(f"--url: {self.url} answers {error}") from error
+            raise BulkError(f"--url {self.url}: the service answers {error}") from error
         return PipelineInfo.model_validate_json(found.model_dump_json())
 
     def make(self, work: Work) -> None:

@@ -13,10 +13,10 @@ from bulk.base_samples import BaseSamples, name_of, read_base_samples
 from bulk.chunks import Chunk, ChunkPlan
 from bulk.classes import Classes, parse_classes
 from bulk.disk import remove_unfinished, sole_run
-from bulk.errors import BulkError, StoppedError
+from bulk.errors import BulkError, OptionError, StoppedError
 from bulk.outputs import Output, open_output
 from bulk.progress import shown_progress
-from bulk.record import Record, parameters
+from bulk.run_file import RunFile, parameters
 from bulk.source import Source, Work
 from jobs.contract.errors import InvalidRequestError
 from jobs.contract.pipelines import PipelineInfo, StageInfo
@@ -96,7 +96,7 @@ class Order:
         try:
             return resolve(JobRequest.parse(json.dumps(body).encode()), pipeline, lambda: 0)
         except InvalidRequestError as error:
-            raise BulkError("; ".join(f"{option(each.pointer)}: {each.detail}" for each in error.errors)) from error
+            raise OptionError(*((option(each.pointer), each.detail) for each in error.errors)) from error
 
     def images(self, classes: Classes) -> int:
         """The number of images of the run. Raises: BulkError."""
@@ -142,29 +142,29 @@ def run(order: Order, source: Source, console: Console, output: Output | None = 
     if base is not None:
         content["base_samples"] = base.sha256
     try:
-        record = Record.begin_or_resume(output, content)
-        if plan.count > record.count:
+        run_file = RunFile.begin_or_resume(output, content)
+        if plan.count > run_file.count:
             output.folder.mkdir(parents=True, exist_ok=True)
             with sole_run(output.folder):
-                output.grow(replace(plan, count=record.count), content["size"])
-                record.grow(plan.count)
+                output.grow(replace(plan, count=run_file.count), content["size"])
+                run_file.grow(plan.count)
         was_finished = output.finished
         if was_finished:
             output.finish(plan, content["size"], lambda: None)  # cleanup that a kill at the end may have prevented
         else:
             output.folder.mkdir(parents=True, exist_ok=True)
             with sole_run(output.folder):
-                remove_unfinished(output.record)
-                make(plan, output, record, request, base, source, content["size"], console)
+                remove_unfinished(output.run_file)
+                make(plan, output, run_file, request, base, source, content["size"], console)
     except OSError as error:
         raise BulkError(f"--out {order.out}: {error.strerror or error}") from error
-    return summary(order.out, plan, content["size"], record) + (", already complete" if was_finished else "")
+    return summary(order.out, plan, content["size"], run_file) + (", already complete" if was_finished else "")
 
 
 def make(
     plan: ChunkPlan,
     output: Output,
-    record: Record,
+    run_file: RunFile,
     request: ResolvedRequest,
     base: BaseSamples | None,
     source: Source,
@@ -176,13 +176,13 @@ def make(
     with shown_progress(console) as progress:
         images = progress.add_task("images", total=plan.count, completed=done, note="")
         work = Work(
-            record.run_id,
+            run_file.run_id,
             output,
             size,
             request,
             missing(plan, output),
             base,
-            on_numerics=record.note_numerics,
+            on_numerics=run_file.note_numerics,
             on_images=lambda more: progress.advance(images, more),
             on_note=lambda note: progress.update(images, note=note),
         )
@@ -204,11 +204,11 @@ def missing(plan: ChunkPlan, output: Output) -> Iterator[Chunk]:
     return (chunk for chunk in plan.chunks() if not output.has(chunk))
 
 
-def summary(out: Path, plan: ChunkPlan, size: int, record: Record) -> str:
+def summary(out: Path, plan: ChunkPlan, size: int, run_file: RunFile) -> str:
     """A line on the result."""
     made = f"{out}: {counted(plan.count, 'image')} of {size}x{size}"
-    if not record.numerics:
+    if not run_file.numerics:
         return made
-    others = len(record.numerics) - 1
+    others = len(run_file.numerics) - 1
     mixed = f" and {others} others, which round differently" if others else ""
-    return f"{made}, numerics {record.numerics[0]}{mixed}"
+    return f"{made}, numerics {run_file.numerics[0]}{mixed}"

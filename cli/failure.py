@@ -17,8 +17,15 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
         typer.echo(f"adm: {error}", err=True)
         raise typer.Exit(SETTINGS_STATUS) from error
     except kinds as error:
-        typer.echo(f"adm: {error}", err=True)
+        typer.echo(f"adm: {one_line(error)}", err=True)
         raise typer.Exit(1) from error
+
+
+def one_line(error: Exception) -> str:
+    """The text of an error; that of a file begins with its name, and has no error number."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def print_doubt(line: str) -> None:

@@ -5,14 +5,14 @@ Images are made in chunks as by `adm sample`; of each chunk only the features ar
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from bulk.chunks import Chunk, ChunkPlan
-from bulk.errors import BulkError, StoppedError
+from bulk.errors import BulkError, OptionError, StoppedError
 from bulk.outputs import Output
 from bulk.run import Order, run
 from bulk.source import Source
@@ -43,6 +43,11 @@ SETTINGS = (
     "thresholding",
     "upsample",
 )
+SETTING_OF = {f"--{name.replace('_', '-')}": name for name in SETTINGS} | {
+    "--guidance-scale": "scale",
+    "--model": "pipeline",
+}
+"""The settings by the options of `adm sample` that do the same."""
 
 
 def is_generated(source: str) -> bool:
@@ -56,7 +61,7 @@ class FeatureOutput(Output):
     def __init__(self, kept: KeptFeatures) -> None:
         self.kept = kept
         self.folder = kept.folder
-        self.record = kept.folder / "record.json"
+        self.run_file = kept.folder / "run.json"
         self._jobs: dict[str, str] = {}
 
     @property
@@ -102,6 +107,8 @@ def generate(source: str, extractor: "Extractor", work: "Work", console: "Consol
     threads = torch.get_num_threads()  # the engine changes it for its steps; restored for the metrics
     try:
         run(order_of(named, kept.folder), maker_of(f"{kind}:", settings, url), console, output)
+    except OptionError as error:
+        raise BulkError(f"{source}: {error.renamed(SETTING_OF)}") from error
     except StoppedError as error:
         raise BulkError(f"{source}: {error}") from error
     finally:
@@ -112,7 +119,7 @@ def generate(source: str, extractor: "Extractor", work: "Work", console: "Consol
 def measured_output(source: str, output: FeatureOutput, extractor: "Extractor") -> Measured:
     """One side of a comparison, from the stored features of a run."""
     kept, batches = output.kept, output.kept.batches
-    record = json.loads(output.record.read_text())
+    made = json.loads(output.run_file.read_text())
     provenance = {
         "source": source,
         "images": kept.count,
@@ -120,7 +127,7 @@ def measured_output(source: str, output: FeatureOutput, extractor: "Extractor") 
         "sha256": kept.sha256_of_batches(),
         "skipped": [],
         "extractor": extractor.identity,
-        "made": record | {"jobs": [each["job"] for each in batches if each["job"] is not None]},
+        "made": made | {"jobs": [each["job"] for each in batches if each["job"] is not None]},
     }
     return Measured(kept.features(), provenance, kept)
 
@@ -147,24 +154,24 @@ def order_of(named: Named, out: Path) -> Order:
         count=whole_number(named, "images", IMAGES, 2),
         classes=named.settings.get("classes", "balanced"),
         seed=whole_number(named, "seed", 0),
-        guidance_scale=_number(named.settings, "scale"),
+        guidance_scale=_number(named, "scale"),
         steps=whole_number(named, "steps", 0, 1) if "steps" in named.settings else None,
         sampler=named.settings.get("sampler"),
-        eta=_number(named.settings, "eta"),
+        eta=_number(named, "eta"),
         time_grid=named.settings.get("time_grid"),
         thresholding=named.settings.get("thresholding"),
         upsample=None if upsample is None else upsample == "yes",
     )
 
 
-def _number(settings: Mapping[str, str], key: str) -> float | None:
+def _number(named: Named, key: str) -> float | None:
     """A numeric setting. Raises: ValueError, one line."""
-    if key not in settings:
+    if key not in named.settings:
         return None
     try:
-        return float(settings[key])
+        return float(named.settings[key])
     except ValueError as error:
-        raise ValueError(f"{key}={settings[key]}: must be a number") from error
+        raise ValueError(f"{named.name}: {key}={named.settings[key]}: must be a number") from error
 
 
 def of_seeds(source: str, count: int) -> Iterator[tuple[int, str]]:

@@ -142,7 +142,7 @@ def fetch_under_a_bar(url: str, target: Path) -> bool:
 
 @app.command()
 def verify(path: File, preset: PresetOption = None, weights_at: Where = None) -> None:
-    """Compare every key, shape, dtype and value of a checkpoint with its preset, and the file with its record.
+    """Compare every key, shape, dtype and value of a checkpoint with its preset, and the file with its recorded hash.
 
     Without a preset it is compared with its own metadata, or with the network inferred from its keys.
     """

@@ -12,11 +12,11 @@ import torch
 from pydantic import ValidationError
 
 from bulk.chunks import ChunkPlan
-from bulk.errors import BulkError, StoppedError
+from bulk.errors import BulkError, OptionError, StoppedError
 from bulk.local import Local, Maker, Task, run_tasks
 from bulk.progress import shown_progress
-from bulk.record import Record, parameters
 from bulk.run import Order, missing
+from bulk.run_file import RunFile, parameters
 from bulk.source import of_chunk
 from cli.generated_samples import FeatureOutput, measured_output
 from evaluation.report import Watch, evaluate
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from evaluation.statistics_file import Measured
     from jobs.contract.request import ResolvedRequest
 
+OWN_NAMES = {"--guidance-scale": "--scale", "--model": "PIPELINE"}  # of options of adm sample
 TIMED_STEPS, TIMED_RUNS = 3, 3  # of a full batch; the fastest run counts, because other programs disturb the rest
 
 
@@ -45,14 +46,14 @@ class Cell:
     request: "ResolvedRequest"
     plan: ChunkPlan
     output: FeatureOutput
-    record: Record
+    run_file: RunFile
 
     def tasks(self, number: int) -> Iterator[Task]:
         """The jobs whose images are missing."""
         for chunk in missing(self.plan, self.output):
 
             def keep(images: list[bytes], chunk: Any = chunk) -> None:
-                self.output.keep(chunk, images, self.record.parameters["size"])
+                self.output.keep(chunk, images, self.run_file.parameters["size"])
 
             request = of_chunk(self.request, chunk)
             yield Task(f"{number}-{chunk.name}", request, {}, len(chunk.indices), keep)
@@ -76,8 +77,11 @@ class Sweep:
         reference: measures the reference, given the edge of the images; called before any image is generated.
         Raises: ValueError, one line; BulkError; OSError; WeightsError.
         """
-        cells = [self._cell(setting, extractor, work) for setting in self.settings]
-        theirs = reference(cells[0].record.parameters["size"])
+        try:
+            cells = [self._cell(setting, extractor, work) for setting in self.settings]
+        except OptionError as error:
+            raise error.renamed(OWN_NAMES) from error
+        theirs = reference(cells[0].run_file.parameters["size"])
         threads = torch.get_num_threads()  # the engine changes it for its steps; restored for the metrics
         try:
             numerics, seconds = self._make(cells, console)
@@ -105,12 +109,12 @@ class Sweep:
         )
         pipeline = self.local.describe(self.model)
         if not pipeline.classes:
-            raise ValueError(f"{self.model}: has no classes")
+            raise ValueError(f"{self.model}: has no classes, and a sweep makes images of all classes")
         classes = order.classes_of(pipeline, None)
         request = order.request(classes, pipeline)
         content = parameters(request, classes, self.images, self.seed, pipeline)
-        record = Record.begin_or_resume(output, content)
-        return Cell(setting, source, request, ChunkPlan(self.seed, self.images, classes), output, record)
+        run_file = RunFile.begin_or_resume(output, content)
+        return Cell(setting, source, request, ChunkPlan(self.seed, self.images, classes), output, run_file)
 
     def _make(self, cells: Sequence[Cell], console: "Console") -> tuple[str, dict[bool, float]]:
         """Make all missing images in one engine; return its numerics, and seconds per evaluation by guided or not."""

@@ -111,11 +111,20 @@ def _idx(paths: Sequence[Path], size: int) -> Pictures:
 
 
 def _npz(path: Path) -> Pictures:
+    return Pictures(_count(path), _stored(path))
+
+
+def _count(path: Path) -> int:
+    """The number of images of an official .npz, by their header alone."""
+    _refuse_without_images(path)
+    with _opened_images(path) as file:
+        return _image_header(path, file)[0][0]
+
+
+def _refuse_without_images(path: Path) -> None:
+    """Refuse other files, which numpy may read as other arrays. Raises: ValueError, which names the file."""
     if IMAGES_MEMBER not in npz_members(path):
         raise ValueError(f"{path}: has no arr_0, the images of an official .npz")
-    with _opened_images(path) as file:
-        shape = _image_shape(path, file)
-    return Pictures(shape[0], _stored(path))
 
 
 @contextlib.contextmanager
@@ -128,17 +137,15 @@ def _opened_images(path: Path) -> Iterator[IO[bytes]]:
         raise ValueError(f"{path}: arr_0 is damaged ({error})") from error
 
 
-def _image_shape(path: Path, file: IO[bytes]) -> tuple[int, ...]:
-    """The shape in the header of an array; the file position is then the first pixel."""
+def _image_header(path: Path, file: IO[bytes]) -> tuple[tuple[int, ...], bool]:
+    """An array's shape, and whether it is in Fortran order; the file position is then the first pixel."""
     try:
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         shape, fortran_order, dtype = read[np.lib.format.read_magic(file)](file)
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path}: arr_0 is damaged ({error})") from error
     refuse_other_images(path, dtype, shape)
-    if fortran_order:
-        raise ValueError(f"{path}: arr_0 is in Fortran order; store numpy.ascontiguousarray(arr_0)")
-    return shape
+    return shape, fortran_order
 
 
 def refuse_other_images(path: Path, dtype: "np.dtype[Any]", shape: Sequence[int]) -> None:
@@ -152,22 +159,40 @@ def read_npz(path: Path) -> tuple[NDArray[np.uint8], NDArray[np.integer[Any]] | 
 
     Raises: ValueError, which names the file, for a file that is damaged or not an official .npz.
     """
-    if IMAGES_MEMBER not in npz_members(path):  # also refuses other files, which numpy would read as other arrays
-        raise ValueError(f"{path}: has no arr_0, the images of an official .npz")
+    _refuse_without_images(path)
+    images = _array(path, "arr_0")
+    assert images is not None
+    refuse_other_images(path, images.dtype, images.shape)
+    return images, _labels(path, len(images))
+
+
+def read_labels(path: Path) -> NDArray[np.integer[Any]] | None:
+    """The labels [N] of an official .npz, or None, without reading its images. Raises: the errors of `read_npz`."""
+    return _labels(path, _count(path))
+
+
+def _labels(path: Path, count: int) -> NDArray[np.integer[Any]] | None:
+    labels = _array(path, "arr_1")
+    if labels is not None and (labels.shape != (count,) or labels.dtype.kind not in "iu" or (labels < 0).any()):
+        raise ValueError(f"{path}: arr_1 is no label from 0 for each of the {counted(count, 'image')}")
+    return labels
+
+
+def _array(path: Path, name: str) -> NDArray[Any] | None:
+    """An array of an .npz, or None if it has no such array. Raises: ValueError, which names the file, for damage."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            images, labels = arrays["arr_0"], arrays.get("arr_1")
+            array: NDArray[Any] | None = arrays.get(name)
+            return array
     except (ValueError, *DAMAGE) as error:
         raise ValueError(f"{path}: is damaged ({error})") from error
-    refuse_other_images(path, images.dtype, images.shape)
-    if labels is not None and (labels.shape != (len(images),) or labels.dtype.kind not in "iu" or (labels < 0).any()):
-        raise ValueError(f"{path}: arr_1 is no label from 0 for each of the {counted(len(images), 'image')}")
-    return images, labels
 
 
 def _stored(path: Path) -> Iterator[Tensor]:
     with _opened_images(path) as file:
-        count, height, width, channels = _image_shape(path, file)
+        (count, height, width, channels), in_fortran_order = _image_header(path, file)
+        if in_fortran_order:
+            raise ValueError(f"{path}: arr_0 is in Fortran order; store numpy.ascontiguousarray(arr_0)")
         length = height * width * channels
         for start in range(0, count, BATCH):
             wanted = min(BATCH, count - start) * length

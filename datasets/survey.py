@@ -14,7 +14,7 @@ from datasets.entries import find_entries, is_of_files
 from datasets.idx import find_idx, of_one_file, read_labelled
 from datasets.image_folder import label_entries
 from datasets.listing import LabelsFrom, Skipped
-from datasets.pictures import read_npz
+from datasets.pictures import read_labels, read_npz
 from pictures.decoding import PictureError, decode
 from vocabulary.counts import counted
 
@@ -68,7 +68,7 @@ def class_names(path: Path, labels_from: LabelsFrom = "auto") -> list[str]:
         entries = [each for each in find_entries(path)[0] if each.path.suffix.lower() in suffixes]
         return list(label_entries(path, entries, labels_from).classes)
     if path.suffix == ".npz":
-        labels = read_npz(path)[1]
+        labels = read_labels(path)
         labels = np.zeros(1, np.int64) if labels is None else labels
     else:
         labels = read_labelled(find_idx(path) if path.is_dir() else of_one_file(path))[1]

@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from evaluation.extractors import OUTPUTS, Extractor, Features
+from vocabulary.counts import counted
 
 JOURNAL = "journal.jsonl"
 THUMBNAIL_SIZE = 64  # pixels; larger images are reduced by area
@@ -122,7 +123,7 @@ class KeptFeatures:
         """All features, mapped. Raises: ValueError for fewer than 2 images."""
         count = self.count
         if count < LEAST:
-            raise ValueError(f"a distribution needs {LEAST} images at least; a set has {count}")
+            raise ValueError(f"has {counted(count, 'image')}; metrics need {LEAST} or more")
         mapped = {name: self._mapped(name, (count, width)) for name, width in self._widths.items()}
         return Features(mapped["pooled"], mapped.get("spatial"), mapped.get("probabilities"))
 

@@ -14,7 +14,7 @@ from evaluation.frechet import Moments, factor_of, frechet_distance
 
 PARTS = 5  # parts of the samples; the largest is all of them
 SMALLEST = 0.1  # share of the samples in the first part, as in the paper: 5,000 of 50,000
-IMAGES_A_DIMENSION = 5  # of the first part, up to half of the samples; with fewer images the bias is not a / N
+IMAGES_A_DIMENSION = 5  # in the first part, which is at most half of the samples; with fewer the bias is not a / N
 LEAST_IMAGES = 100  # fewest samples; with fewer, the line is meaningless
 
 

@@ -61,7 +61,7 @@ def evaluate(ours: Measured, theirs: Measured, extractor: Extractor, watch: Watc
     samples, reference = ours.provenance, theirs.provenance
     if not isinstance(ours.content, Features):
         raise ValueError(
-            f"{samples['source']}: has moments without features; samples must be pictures, or have features"
+            f"{samples['source']}: has moments without features, so it can only be --against; give pictures as SAMPLES"
         )
     sizes = [samples["size"], reference["size"]]
     if None not in sizes and sizes[0] != sizes[1]:

@@ -78,7 +78,7 @@ def measure(
     Raises: ValueError, which names the source; OSError; WeightsError.
     """
     if not source:  # as a path, it would be the current folder
-        raise ValueError(f"the set of the {part} has an empty name")
+        raise ValueError(f"the name of the {part} is empty; give a folder, a file, or {SHAPES}")
     path = Path(source)
     if is_statistics(path):
         return read_statistics(path, extractor.identity)

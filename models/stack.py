@@ -10,7 +10,7 @@ from torch import nn
 from models.checkpoints.network_file import NetworkT, WeightsError, blank_network, load_network
 from models.checkpoints.provenance import ChangedFileError, recorded_hash
 from models.networks.classifier import NoisyClassifier
-from models.networks.config import ProcessConfig
+from models.networks.config import DiffusionConfig
 from models.networks.unet import SuperResUNet, UNet
 from models.stack_plan import NetworkFile, PipelineSpec, StackPlan, check_fit, read_stack
 
@@ -22,7 +22,7 @@ class DiffusionNetwork:
     """A diffusion network, the process it was trained on, and the hash of its file."""
 
     network: UNet
-    process: ProcessConfig
+    process: DiffusionConfig
     model_hash: str
 
 

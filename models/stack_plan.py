@@ -11,13 +11,13 @@ from models.checkpoints.network_file import WeightsError, read_config, read_proc
 from models.checkpoints.presets import OFFICIAL_PIPELINES, PRESETS, OfficialPipeline
 from models.checkpoints.tensor_file import shown
 from models.manifest import check_values
-from models.networks.config import ClassifierConfig, ProcessConfig, UNetConfig
+from models.networks.config import ClassifierConfig, DiffusionConfig, UNetConfig
 from vocabulary.counts import counted
 from vocabulary.sampling import GUIDANCE_SCHEDULES, GuidanceSchedule
 
 MANIFEST = "stack.json"
 STACK_FIELDS = ("classes", "base", "classifier", "upsampler", "pipelines")
-PROCESS_FIELDS = tuple(field.name for field in fields(ProcessConfig))
+PROCESS_FIELDS = tuple(field.name for field in fields(DiffusionConfig))
 DIFFUSION_FIELDS = ("file", *PROCESS_FIELDS)
 CLASSIFIER_FIELDS = ("file",)
 PIPELINE_FIELDS = (
@@ -61,7 +61,7 @@ class NetworkFile:
 
     path: Path
     config: UNetConfig | ClassifierConfig
-    process: ProcessConfig | None = None
+    process: DiffusionConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -183,14 +183,14 @@ def _diffusion(folder: Path, entry: dict[str, Any], *, super_res: bool) -> Netwo
     return NetworkFile(path, config, process)
 
 
-def _process(path: Path, given: Mapping[str, Any]) -> ProcessConfig:
+def _process(path: Path, given: Mapping[str, Any]) -> DiffusionConfig:
     """The training process that a stack or a network's file states; both must agree. Raises: TypeError; ValueError."""
     stated = read_process(path) if path.is_file() else None
     if stated is None:
         for name in ("schedule", "num_timesteps"):
             if name not in given:
                 raise ValueError(f"{name} is missing here and in {path.name}")
-        return ProcessConfig(**given)
+        return DiffusionConfig(**given)
     for name, value in asdict(stated).items():
         if name in given and given[name] != value:
             raise ValueError(f"{name} is {given[name]!r} here and {value!r} in {path.name}")

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from datasets.listing import LabelsFrom
-from models.networks.config import ClassifierConfig, PoolName, ProcessConfig, UNetConfig
+from models.networks.config import ClassifierConfig, DiffusionConfig, PoolName, UNetConfig
 from models.networks.judge import JudgeConfig
 from runfolder.fields import flatten
 from vocabulary.counts import counted
@@ -117,7 +117,7 @@ class Network(Section):
         return self
 
 
-class Process(Section):
+class Diffusion(Section):
     """The diffusion process."""
 
     schedule: Literal["linear", "cosine"] = "cosine"
@@ -134,8 +134,8 @@ class Process(Section):
     )
 
     @property
-    def config(self) -> ProcessConfig:
-        return ProcessConfig(**self.model_dump(exclude={"learn_sigma"}))
+    def config(self) -> DiffusionConfig:
+        return DiffusionConfig(**self.model_dump(exclude={"learn_sigma"}))
 
 
 class Objective(Section):
@@ -223,7 +223,7 @@ class RunConfig(Section):
     seed: int = Field(default=0, ge=0, lt=2**31, description="of the weights, the order of the data and the noise")
     data: Data = Data()
     network: Network
-    process: Process = Process()
+    process: Diffusion = Diffusion()
     objective: Objective = Objective()
     optimiser: Optimiser
     averages: Averages = Averages()

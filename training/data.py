@@ -97,17 +97,32 @@ def _read_pictures(path: Path, settings: Data, image_size: int) -> tuple[Images,
 
 
 def _labels_to_visit(path: Path, entries: Sequence[Entry], skipped: list[Skipped], settings: Data) -> Labels:
-    """The labels of pictures that are decoded at every visit; with data.strict, every file is decoded here once."""
-    pictures = [each for each in entries if each.path.suffix.lower() in Image.registered_extensions()]
+    """The labels of pictures that are decoded at every visit: until then a file is a picture by the ending of its name.
+
+    With data.strict, every file is decoded here once.
+    """
+    check = decoded if settings.strict else _named_as_picture
+    pictures, skipped = list[Entry](), list(skipped)
+    for each in entries:
+        if isinstance(outcome := check(each), Skipped):
+            skipped.append(outcome)
+        else:
+            pictures.append(each)
     labels = label_entries(path, pictures, settings.labels_from)
-    skipped = [*skipped, *labels.skipped]
-    if settings.strict:
-        skipped += [outcome for each in entries if isinstance(outcome := decoded(each), Skipped)]
+    skipped += labels.skipped
     if not labels.files:
         raise ValueError(f"{path}: has no pictures")
     found = f"{counted(len(labels.files), 'picture')}, {counted(len(labels.classes), 'class')}"
-    _report(path, [f"{found}; {labels.rule}; decoded at every visit"], skipped, labels, settings)
+    left_out = f"; {counted(len(skipped), 'file')} skipped" if skipped else ""
+    _report(path, [f"{found}; {labels.rule}; decoded at every visit{left_out}"], skipped, labels, settings)
     return labels
+
+
+def _named_as_picture(entry: Entry) -> Entry | Skipped:
+    """The entry, or the reason why it is left out although it was not decoded."""
+    if entry.path.suffix.lower() in Image.registered_extensions():
+        return entry
+    return Skipped(entry.path, "its name does not end as a picture's")
 
 
 def _content(entry: Entry) -> bytes:

@@ -6,17 +6,21 @@ from models.memory import Shortage
 
 
 def error_text(error: WeightsError, setting: str = "ADM_PIPELINES") -> str:
-    """Return one line with the error and its remedy. setting: the variable that named the pipelines."""
+    """Return one line with the error and its remedy.
+
+    setting: the variable or option that named the pipelines; "" where the caller adds its name.
+    """
+    prefix = f"{setting}: " if setting else ""
     match error:
         case UnknownPipelineError():
             there = f"no stack of {error.weights} (ADM_WEIGHTS) has a pipeline {error.name!r}"
-            return f"{setting}: {there}; there are {', '.join(error.known)}"
+            return f"{prefix}{there}; there are {', '.join(error.known)}"
         case MissingFileError():
             missing = f"needs {error.path.name}, which is not in {error.path.parent} (ADM_WEIGHTS)"
-            return f"{setting}: {error.pipeline!r} {missing}; adm models fetch {error.path.stem} downloads it"
+            return f"{prefix}{error.pipeline!r} {missing}; adm models fetch {error.path.stem} downloads it"
         case ShortageError():
             verb = "needs" if len(error.pipelines) == 1 else "need"
-            return f"{setting}: {', '.join(error.pipelines)} {verb} {shortage_text(error.shortage)} on {error.device}"
+            return f"{prefix}{', '.join(error.pipelines)} {verb} {shortage_text(error.shortage)} on {error.device}"
     return str(error)
 
 

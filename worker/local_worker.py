@@ -35,11 +35,14 @@ REFUSALS = (LoadingError, SettingsError, NotFiniteError, OutOfMemoryError)
 
 @contextlib.contextmanager
 def one_line() -> Iterator[None]:
-    """Turn errors of loading into a worker's one-line texts, and shorten torch's out-of-memory message."""
+    """Turn errors of loading into a worker's one-line texts, and shorten torch's out-of-memory message.
+
+    The texts name no setting, because each command has an option of its own for the pipeline.
+    """
     try:
         yield
     except WeightsError as error:
-        raise LoadingError(error_text(error)) from error
+        raise LoadingError(error_text(error, "")) from error
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
             "its memory does not suffice, even for the smallest batch; finished images are kept"

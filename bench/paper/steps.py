@@ -8,7 +8,10 @@ from evaluation.plots import Point, Series, chart
 
 
 def measure(lab: Lab) -> Points:
-    """Images per second are by the fastest part of all cells, because other programs disturbed the rest."""
+    """A point for every sampler and step count.
+
+    Images per second follow from the fastest cell's evaluations per second, because other programs slowed the others.
+    """
     scale = lab.subject.pipeline(conditional=True).guidance_scale
     measured = [Cell(scale, sampler, count) for sampler, counts in lab.subject.steps.items() for count in counts]
     rate = max(cell.plan.num_evaluations / lab.seconds(cell) for cell in measured)

@@ -10,7 +10,7 @@ STEPS = (10, 25)
 
 
 def measure(lab: Lab) -> Points:
-    """Both bounds, and what lies between if the network learned it."""
+    """Points at both bounds of the variance, and at the learned variance if the network has one."""
     learns = lab.subject.plan.base.config.out_channels > VARIANCE_CHANNELS
     cells = [
         Cell(0.0, "ddpm", steps, variance=each) for steps in STEPS for each in (*((None,) if learns else ()), *BOUNDS)

@@ -42,7 +42,7 @@ class Cleaner:
         for each in due:
             if job_id := matched(keys.JOB_ID, each):
                 expired += self._ledger.change(job_id[0], decide)
-        # jobs that were requeued meanwhile have a later time here, so they stay
+        # jobs that were requeued meanwhile have a later time in this index, so they stay
         self._redis.zremrangebyscore(keys.EXPIRING, "-inf", now)
         return expired
 

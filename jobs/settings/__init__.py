@@ -53,7 +53,7 @@ class Settings(Fields):
 
     @property
     def webhook_keys(self) -> tuple[bytes, ...]:
-        """The keys that sign webhooks; none: there are no webhooks."""
+        """The keys that sign webhooks; without keys there are no webhooks."""
         return (
             () if self.webhook_secret is None else tuple(map(key_of, self.webhook_secret.get_secret_value().split(",")))
         )
@@ -80,7 +80,7 @@ class Settings(Fields):
         try:
             quoted = quote(str(path), errors="strict")
         except UnicodeEncodeError as error:
-            raise SettingsError(f"ADM_DATA: {str(path)!r} is not UTF-8; use a folder whose name is") from error
+            raise SettingsError(f"ADM_DATA: {str(path)!r} is not UTF-8; use a folder with another name") from error
         if len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
             raise SettingsError(
                 f"ADM_DATA: the socket {path} is longer than {MAX_SOCKET_PATH_BYTES} bytes; use a shorter folder"

@@ -39,7 +39,7 @@ class ImageStore:
     def __init__(
         self, address: str, timeout_seconds: float = STORE_TIMEOUT_SECONDS, observe: Observe = unobserved
     ) -> None:
-        """Raises: SettingsError for an address that no store can be made of."""
+        """Raises: SettingsError for an address that names no store."""
         self.objects = ObjectStore(address, timeout_seconds, observe)
 
     def put(self, job_id: str, execution_id: str, index: int, png: bytes) -> ImageRecord:
@@ -56,7 +56,7 @@ class ImageStore:
         )
 
     def takes(self, png: bytes) -> bool:
-        """Return whether the store accepts these bytes now, tried with a key of no job, which is deleted again."""
+        """Return whether the store accepts these bytes now: they are stored under a key of no job, then deleted."""
         key = image_key(PROBE, uuid4().hex, 0)
         try:
             self.objects.put(key, png)
@@ -79,7 +79,7 @@ class ImageStore:
         return record
 
     def get_checkpoint(self, job_id: str, record: CheckpointRecord) -> bytes:
-        """A checkpoint's bytes, unchecked. Raises: FileNotFoundError if it no longer exists."""
+        """A checkpoint's bytes, not compared with their hash. Raises: FileNotFoundError if it no longer exists."""
         return self.objects.get(checkpoint_key(job_id, record))
 
     def delete_checkpoint(self, job_id: str, record: CheckpointRecord) -> None:

@@ -24,7 +24,7 @@ from models.checkpoints.flags import (
 )
 from models.checkpoints.network_file import NetworkConfig, read_config, read_process
 from models.checkpoints.tensor_file import read_tensors
-from models.networks.config import ClassifierConfig, ProcessConfig, UNetConfig
+from models.networks.config import ClassifierConfig, DiffusionConfig, UNetConfig
 from models.stack_plan import read_stack
 
 SCRIPT = "guided_diffusion/script_util.py"
@@ -62,7 +62,7 @@ def export(source: Path, folder: Path) -> list[Exported]:
 
     Raises: WeightsError for a source without configurations of its networks, or an existing target file.
     """
-    networks: list[tuple[Path, NetworkConfig, ProcessConfig | None]]
+    networks: list[tuple[Path, NetworkConfig, DiffusionConfig | None]]
     if source.is_dir():
         networks = [(each.path, each.config, each.process) for each in read_stack(source).files]
     else:
@@ -74,7 +74,7 @@ def export(source: Path, folder: Path) -> list[Exported]:
     return [_write(*network, target) for network, target in zip(networks, targets, strict=True)]
 
 
-def _write(path: Path, config: NetworkConfig, process: ProcessConfig | None, target: Path) -> Exported:
+def _write(path: Path, config: NetworkConfig, process: DiffusionConfig | None, target: Path) -> Exported:
     if not isinstance(config, UNetConfig | ClassifierConfig):
         raise WeightsError(
             f"{path}", f"is a {type(config).__name__.removesuffix('Config')}, which the official code does not have"
@@ -87,7 +87,7 @@ def _write(path: Path, config: NetworkConfig, process: ProcessConfig | None, tar
 
 
 def official_flags(
-    config: UNetConfig | ClassifierConfig, process: ProcessConfig | None = None
+    config: UNetConfig | ClassifierConfig, process: DiffusionConfig | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The official flags with non-default values, and the fields without a flag, with values."""
     if isinstance(config, ClassifierConfig):
@@ -151,7 +151,7 @@ def _unet_flags(config: UNetConfig) -> dict[str, Any]:
     }
 
 
-def _process_flags(process: ProcessConfig) -> dict[str, Any]:
+def _process_flags(process: DiffusionConfig) -> dict[str, Any]:
     return {
         "diffusion_steps": process.num_timesteps,
         "noise_schedule": process.schedule,

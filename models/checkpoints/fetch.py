@@ -6,7 +6,7 @@ from pathlib import Path
 
 import httpx2
 
-from models.checkpoints.provenance import ChangedFileError, hash_file, read_record, recorded_hash, write_record
+from models.checkpoints.provenance import ChangedFileError, hash_file, read_provenance, recorded_hash, write_provenance
 
 ATTEMPTS = 5  # connections without any progress before a fetch fails
 TIMEOUT_SECONDS = 30.0
@@ -29,26 +29,26 @@ def fetch(url: str, target: Path, progress: Progress = lambda done, total: None)
     Raises: FetchError; ChangedFileError if the local or the remote file is not the recorded one.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    record = read_record(target)
+    provenance = read_provenance(target)
     with httpx2.Client(timeout=TIMEOUT_SECONDS, follow_redirects=True) as client:
         if target.exists():
             recorded_hash(target)  # raises if the local file has changed
             size = _size_there(client, url)
             if size is not None and size != target.stat().st_size:
                 raise ChangedFileError(target.name, f"has {target.stat().st_size:,} bytes here and {size:,} at {url}")
-            if record is None:
-                write_record(target, hash_file(target), url)
+            if provenance is None:
+                write_provenance(target, hash_file(target), url)
             return False
         partial = target.with_name(target.name + ".partial")
         _fetch_all(client, url, partial, progress)
     sha256 = hash_file(partial)
-    if record is not None and record.sha256 != sha256:
+    if provenance is not None and provenance.sha256 != sha256:
         raise ChangedFileError(
             target.name, f"the file at {url} is not the recorded one; if that is intended, delete {target.name}.json"
         )
     partial.replace(target)
     _source_path(partial).unlink(missing_ok=True)
-    write_record(target, sha256, url)
+    write_provenance(target, sha256, url)
     return True
 
 

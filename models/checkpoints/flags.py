@@ -7,7 +7,7 @@ turns the feature-map sizes of the flag into downsampling factors.
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from models.networks.config import ClassifierConfig, PoolName, ProcessConfig, UNetConfig
+from models.networks.config import ClassifierConfig, DiffusionConfig, PoolName, UNetConfig
 
 Flags = Mapping[str, Any]
 
@@ -123,9 +123,9 @@ def classifier_config(flags: Flags) -> ClassifierConfig:
     )
 
 
-def process_config(flags: Flags) -> ProcessConfig:
+def process_config(flags: Flags) -> DiffusionConfig:
     """The training process of a diffusion network or upsampler with these flags. Raises: KeyError; ValueError."""
-    return ProcessConfig(
+    return DiffusionConfig(
         schedule=flags["noise_schedule"],
         num_timesteps=flags["diffusion_steps"],
         rescale_timesteps=flags["rescale_timesteps"],

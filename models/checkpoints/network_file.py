@@ -15,7 +15,7 @@ from models.checkpoints.tensor_file import WeightsError as WeightsError
 from models.checkpoints.tensor_file import is_finite, read_metadata, shown, write_tensors
 from models.checkpoints.tensor_file import read_tensors as read_tensors
 from models.networks.classifier import NoisyClassifier
-from models.networks.config import ClassifierConfig, ProcessConfig, UNetConfig
+from models.networks.config import ClassifierConfig, DiffusionConfig, UNetConfig
 from models.networks.judge import Judge, JudgeConfig
 from models.networks.unet import build_unet
 from vocabulary.counts import counted
@@ -55,7 +55,7 @@ def blank_network(config: NetworkConfig) -> nn.Module:
         return build_network(config)
 
 
-def metadata_of(config: NetworkConfig, process: ProcessConfig | None = None) -> dict[str, str]:
+def metadata_of(config: NetworkConfig, process: DiffusionConfig | None = None) -> dict[str, str]:
     """The metadata of a network file: its configuration, and the diffusion process of its training if that is known."""
     kind = next(name for name, kind in KINDS.items() if type(config) is kind)
     metadata = {"kind": kind, "config": json.dumps(dataclasses.asdict(config))}
@@ -66,7 +66,7 @@ def save_network(
     path: Path,
     state: Mapping[str, Tensor],
     config: NetworkConfig,
-    process: ProcessConfig | None = None,
+    process: DiffusionConfig | None = None,
     *,
     dtype: torch.dtype,
 ) -> None:
@@ -87,13 +87,13 @@ def read_config(path: Path) -> NetworkConfig:
         raise WeightsError(shown(path), f"its configuration does not fit this version ({error})") from error
 
 
-def read_process(path: Path) -> ProcessConfig | None:
-    """The process in a network file; None if it has none. Raises: WeightsError."""
+def read_process(path: Path) -> DiffusionConfig | None:
+    """The diffusion process in a network file; None if it has none. Raises: WeightsError."""
     text = read_metadata(path).get("process")
     try:
-        return None if text is None else ProcessConfig(**json.loads(text))
+        return None if text is None else DiffusionConfig(**json.loads(text))
     except (ValueError, TypeError) as error:
-        raise WeightsError(shown(path), f"its process does not fit this version ({error})") from error
+        raise WeightsError(shown(path), f"its diffusion process does not fit this version ({error})") from error
 
 
 def load_network(

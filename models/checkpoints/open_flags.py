@@ -10,14 +10,14 @@ from models.networks.config import (
     MOST_TIMESTEPS,
     SCHEDULES,
     ClassifierConfig,
-    ProcessConfig,
+    DiffusionConfig,
     UNetConfig,
 )
 from vocabulary.counts import counted
 
 HEADS = "num_heads / num_head_channels"
 TRAINING_FLAGS = ("noise_schedule", "diffusion_steps", "rescale_timesteps", "predict_xstart", "sigma_small")
-USUAL_PROCESS = ProcessConfig("linear", 1000)
+USUAL_PROCESS = DiffusionConfig("linear", 1000)
 
 
 class AnswersError(ValueError):
@@ -70,7 +70,7 @@ class Resolved:
     found: Inspection
     answers: Answers
     config: UNetConfig | ClassifierConfig
-    process: ProcessConfig | None
+    process: DiffusionConfig | None
 
     @property
     def open(self) -> tuple[Open, ...]:
@@ -125,7 +125,7 @@ def resolve(shapes: Shapes, answers: Answers) -> Resolved:
     return Resolved(found, answers, config, _process(found, given) if isinstance(config, UNetConfig) else None)
 
 
-def _process(found: Inspection, given: dict[str, Any]) -> ProcessConfig:
+def _process(found: Inspection, given: dict[str, Any]) -> DiffusionConfig:
     usual = (found.preset and found.preset.process) or USUAL_PROCESS
     names = {"noise_schedule": "schedule", "diffusion_steps": "num_timesteps"}
     return replace(usual, **{names.get(name, name): given[name] for name in TRAINING_FLAGS if name in given})

@@ -21,7 +21,7 @@ from models.checkpoints.flags import (
     upsampler_config,
     with_defaults,
 )
-from models.networks.config import ClassifierConfig, ProcessConfig, UNetConfig
+from models.networks.config import ClassifierConfig, DiffusionConfig, UNetConfig
 
 SHAPE_NAMES = (
     "sphere",
@@ -122,7 +122,7 @@ class Preset:
         return _CONFIGS[self.role](self.flags)
 
     @property
-    def process(self) -> ProcessConfig | None:
+    def process(self) -> DiffusionConfig | None:
         """Its training process; None for a classifier, which uses that of the network it guides."""
         return None if self.role == "classifier" else process_config(self.all_flags)
 

@@ -1,7 +1,6 @@
-"""Records of weights files, as NAME.json beside them: size, hash and source; imports no torch.
+"""Provenance of weights files, as NAME.json beside them: size, hash and source; imports no torch.
 
-With a record, a start need not hash gigabytes again, and a changed file is distinguished from the one that was fetched
-or verified.
+So a start need not hash gigabytes again, and a changed file is distinguished from the one that was fetched or verified.
 """
 
 import contextlib
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from files.atomic import atomic_write
 
-REMEMBERED_BYTES = 1 << 28  # smaller files are hashed quickly and get no record
+REMEMBERED_BYTES = 1 << 28  # smaller files are hashed quickly and get no such file
 
 
 class ChangedFileError(Exception):
@@ -25,8 +24,8 @@ class ChangedFileError(Exception):
 
 
 @dataclass(frozen=True)
-class FileRecord:
-    """The record of a weights file. mtime_ns: its modification time; url: its source, if it was fetched."""
+class Provenance:
+    """What is known of a weights file. mtime_ns: its modification time; url: its source, if it was fetched."""
 
     size: int
     sha256: str
@@ -34,43 +33,43 @@ class FileRecord:
     url: str | None = None
 
 
-def record_path(path: Path) -> Path:
+def provenance_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def read_record(path: Path) -> FileRecord | None:
-    """The record of a weights file; None if there is no readable one."""
+def read_provenance(path: Path) -> Provenance | None:
+    """The provenance of a weights file; None if there is no readable one."""
     try:
-        return FileRecord(**json.loads(record_path(path).read_text()))
+        return Provenance(**json.loads(provenance_path(path).read_text()))
     except (OSError, ValueError, TypeError):
         return None
 
 
-def write_record(path: Path, sha256: str, url: str | None = None) -> FileRecord:
+def write_provenance(path: Path, sha256: str, url: str | None = None) -> Provenance:
     """Record a file as it is now, atomically."""
     stat = path.stat()
-    record = FileRecord(stat.st_size, sha256, stat.st_mtime_ns, url)
-    with atomic_write(record_path(path), many_writers=True) as file:  # several workers may start at once
-        file.write((json.dumps(dataclasses.asdict(record), indent=1) + "\n").encode())
-    return record
+    provenance = Provenance(stat.st_size, sha256, stat.st_mtime_ns, url)
+    with atomic_write(provenance_path(path), many_writers=True) as file:  # several workers may start at once
+        file.write((json.dumps(dataclasses.asdict(provenance), indent=1) + "\n").encode())
+    return provenance
 
 
 def recorded_hash(path: Path) -> str:
-    """SHA-256 of a file: from its record if size and time are the recorded ones, otherwise computed and recorded.
+    """SHA-256 of a file: from its provenance if size and time are the recorded ones, otherwise computed and recorded.
 
     Raises: ChangedFileError if the content is not the recorded one.
     """
-    stat, record = path.stat(), read_record(path)
-    if record is not None and (record.size, record.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
-        return record.sha256
-    if record is not None and record.size != stat.st_size:
-        raise ChangedFileError(path.name, f"has {stat.st_size:,} bytes, not the recorded {record.size:,}")
+    stat, provenance = path.stat(), read_provenance(path)
+    if provenance is not None and (provenance.size, provenance.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+        return provenance.sha256
+    if provenance is not None and provenance.size != stat.st_size:
+        raise ChangedFileError(path.name, f"has {stat.st_size:,} bytes, not the recorded {provenance.size:,}")
     sha256 = hash_file(path)
-    if record is not None and record.sha256 != sha256:
+    if provenance is not None and provenance.sha256 != sha256:
         raise ChangedFileError(path.name, "has changed since it was recorded; if that is intended, delete its .json")
-    if record is not None or stat.st_size >= REMEMBERED_BYTES:
+    if provenance is not None or stat.st_size >= REMEMBERED_BYTES:
         with contextlib.suppress(OSError):  # a read-only folder costs a hash at each start
-            write_record(path, sha256, None if record is None else record.url)
+            write_provenance(path, sha256, None if provenance is None else provenance.url)
     return sha256
 
 

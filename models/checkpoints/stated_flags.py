@@ -7,7 +7,7 @@ from models.checkpoints.inspection import RGB_CHANNELS
 from models.checkpoints.network_file import NetworkConfig, read_config, read_process
 from models.checkpoints.open_flags import Answers
 from models.checkpoints.tensor_file import WeightsError, read_metadata
-from models.networks.config import ClassifierConfig, ProcessConfig, UNetConfig
+from models.networks.config import ClassifierConfig, DiffusionConfig, UNetConfig
 from models.stack_plan import MANIFEST, read_stack
 
 
@@ -25,7 +25,7 @@ def stated_answers(path: Path) -> dict[str, Answers]:
     return answers
 
 
-def answers_of(config: NetworkConfig, process: ProcessConfig | None) -> Answers:
+def answers_of(config: NetworkConfig, process: DiffusionConfig | None) -> Answers:
     """The open flags of a known network, and of its training if known; empty for a network that is not ADM's."""
     if not isinstance(config, UNetConfig | ClassifierConfig):
         return Answers()
@@ -50,7 +50,7 @@ def answers_of(config: NetworkConfig, process: ProcessConfig | None) -> Answers:
     )
 
 
-def _process_in_stack(path: Path) -> ProcessConfig | None:
+def _process_in_stack(path: Path) -> DiffusionConfig | None:
     try:
         files = read_stack(path.parent).files
     except WeightsError:  # no stack, or one that is unusable because of another file or entry

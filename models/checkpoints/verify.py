@@ -12,9 +12,9 @@ from models.checkpoints.network_file import NetworkConfig, blank_network, metada
 from models.checkpoints.networks_in_files import Network
 from models.checkpoints.open_flags import Answers, AnswersError, resolve
 from models.checkpoints.presets import PRESETS, Preset
-from models.checkpoints.provenance import ChangedFileError, recorded_hash, write_record
+from models.checkpoints.provenance import ChangedFileError, recorded_hash, write_provenance
 from models.checkpoints.tensor_file import WeightsError, is_finite, read_metadata, read_network, write_tensors
-from models.networks.config import ProcessConfig
+from models.networks.config import DiffusionConfig
 
 
 class DifferentNetworkError(WeightsError):
@@ -67,7 +67,7 @@ def differences(tensors: Mapping[str, Tensor], config: NetworkConfig) -> list[st
 
 
 def verify(path: Path, tensors: Mapping[str, Tensor], config: NetworkConfig) -> list[str]:
-    """All errors of a file with these tensors, one line each, including differences from its record."""
+    """All errors of a file with these tensors, one line each, including differences from its provenance."""
     lines = differences(tensors, config)
     try:
         recorded_hash(path)
@@ -84,7 +84,7 @@ def convert(
     answers: Answers | None = None,
     where: str | None = None,
 ) -> Network:
-    """Write a checkpoint as safetensors of a dtype, with its configuration and process if known, and record it.
+    """Write a checkpoint as safetensors of a dtype, with its configuration and process if known, and its provenance.
 
     Returns the written network: the one at `where` in the file, as for `read_network`.
     Configuration and process are its preset's, or follow from its keys and the answers; otherwise only tensors are
@@ -98,7 +98,7 @@ def convert(
         raise WeightsError(target.name, "is the file to convert")
     network = read_network(source, where)
     identity = _identity(source, network.tensors, preset, answers)
-    write_record(target, write_tensors(target, network.tensors, dtype, identity))
+    write_provenance(target, write_tensors(target, network.tensors, dtype, identity))
     return network
 
 
@@ -120,7 +120,7 @@ def _identity(
     return metadata_of(resolved.config, _as_grey_as(source, resolved.process))
 
 
-def _as_grey_as(source: Path, process: ProcessConfig | None) -> ProcessConfig | None:
+def _as_grey_as(source: Path, process: DiffusionConfig | None) -> DiffusionConfig | None:
     """The process with `grey` from the source, because no flag sets it."""
     stated = read_process(source) if source.suffix == ".safetensors" else None
     return process if process is None or stated is None else replace(process, grey=stated.grey)

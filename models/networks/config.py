@@ -53,8 +53,8 @@ class ClassifierConfig(EncoderConfig):
 
 
 @dataclass(frozen=True)
-class ProcessConfig:
-    """The training process of a diffusion network, by the official flags; keys and shapes do not show it.
+class DiffusionConfig:
+    """The diffusion process of a network's training, by the official flags; keys and shapes do not show it.
 
     rescale_timesteps: the networks get t * 1000 / num_timesteps. predict_xstart: the output is x_0 and not eps.
     sigma_small: a network that does not learn its variance uses the posterior's and not beta.

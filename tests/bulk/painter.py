@@ -46,6 +46,6 @@ def sampled(out: Path, source: Painter, **order: Any) -> str:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """All files of a result except its record."""
+    """All files of a result except its run file."""
     files = [out] if out.is_file() else [each for each in sorted(out.iterdir()) if each.suffix == ".png"]
     return {each.name: each.read_bytes() for each in files}

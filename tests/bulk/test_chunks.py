@@ -44,12 +44,12 @@ def test_only_the_last_chunk_of_a_class_is_not_full(labels: list[int | None]) ->
 
 
 @given(LISTS)
-def test_places_name_the_chunk_and_row_of_each_image(labels: list[int | None]) -> None:
+def test_addresses_name_the_chunk_and_row_of_each_image(labels: list[int | None]) -> None:
     plan = ChunkPlan(0, len(labels), listed(labels))
     made = {index: (chunk.name, row) for chunk in plan.chunks() for row, index in enumerate(chunk.indices)}
-    places = list(plan.places())
-    assert [place.class_label for place in places] == labels
-    assert [(place.chunk, place.row) for place in places] == [made[index] for index in range(len(labels))]
+    addresses = list(plan.addresses())
+    assert [each.class_label for each in addresses] == labels
+    assert [(each.chunk, each.row) for each in addresses] == [made[index] for index in range(len(labels))]
 
 
 @given(LISTS, st.data())
@@ -91,7 +91,7 @@ def test_memory_of_a_plan_does_not_grow_with_the_number_of_images() -> None:
     def peak(count: int) -> int:
         plan = ChunkPlan(0, count, parse_classes("balanced", SHAPES, 0))
         tracemalloc.start()
-        for _ in zip(plan.chunks(), plan.places(), strict=False):
+        for _ in zip(plan.chunks(), plan.addresses(), strict=False):
             pass
         most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

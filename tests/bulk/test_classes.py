@@ -62,9 +62,9 @@ def test_files_of_the_same_classes_are_the_same_run_and_others_are_not(tmp_path:
     [
         ("0\nunicorn\n", "classes.txt, line 2: unknown class 'unicorn'; there are: sphere,"),
         ("0\n1\n10\n", "classes.txt, line 3: unknown class '10'"),
-        ("0\n\n1\n", "classes.txt, line 2: there is no class"),
+        ("0\n\n1\n", "classes.txt, line 2: a class is missing"),
         ("-1\n", "classes.txt, line 1: unknown class '-1'"),
-        ("", "classes.txt: is empty"),
+        ("", "classes.txt is empty; it needs a class on each line"),
         ("\ufffd\x00\n", "classes.txt, line 1: unknown class"),
     ],
 )
@@ -89,8 +89,8 @@ def test_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     [
         ("0,unicorn", "--classes: unknown class 'unicorn'; there are"),
         ("clases.txt", "--classes: there is neither a class nor a file 'clases.txt'"),
-        ("0,,1", "--classes: there is no class"),
-        ("", "--classes: there is no class"),
+        ("0,,1", "--classes: a class is missing"),
+        ("", "--classes: a class is missing"),
     ],
 )
 def test_wrong_list_is_refused_in_one_line(given: str, message: str) -> None:

@@ -178,14 +178,14 @@ def test_run_that_is_extended_ends_as_one_of_that_many_and_makes_no_whole_chunk_
 
 
 def test_extension_that_was_killed_anywhere_continues(tmp_path: Path) -> None:
-    """Until the record has the new count, the run is still the smaller one; its parts exist, and its .npz may not."""
+    """Until the run file has the new count, the run is still the smaller one; its parts exist, and its .npz may not."""
     out = tmp_path / "samples.npz"
     sampled(out, Painter(), count=40, classes="0")
-    record = (tmp_path / "samples.npz.json").read_text()
+    before = (tmp_path / "samples.npz.json").read_text()
     with pytest.raises(StoppedError):
         sampled(out, Painter(stop_before(0)), count=100, classes="0")
     assert not out.exists()
-    (tmp_path / "samples.npz.json").write_text(record)
+    (tmp_path / "samples.npz.json").write_text(before)
     sampled(out, Painter(), count=100, classes="0")
     sampled(tmp_path / "whole.npz", Painter(), count=100, classes="0")
     assert out.read_bytes() == (tmp_path / "whole.npz").read_bytes()
@@ -277,13 +277,13 @@ def test_npz_that_a_killed_run_left_unfinished_is_removed_and_others_are_not(tmp
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_run_that_was_killed_while_it_wrote_its_record_starts_again_and_leaves_nothing_of_it(
+def test_run_that_was_killed_while_it_wrote_its_run_file_starts_again_and_leaves_nothing_of_it(
     tmp_path: Path, form: str
 ) -> None:
     sampled(tmp_path / "undisturbed" / form, Painter())
-    record = tmp_path / "killed" / ("samples.npz.json" if form.endswith(".npz") else "samples/run.json")
-    record.parent.mkdir(parents=True)
-    (record.parent / f".{record.name}.123.tmp").write_bytes(b"{")
+    run_file = tmp_path / "killed" / ("samples.npz.json" if form.endswith(".npz") else "samples/run.json")
+    run_file.parent.mkdir(parents=True)
+    (run_file.parent / f".{run_file.name}.123.tmp").write_bytes(b"{")
     sampled(tmp_path / "killed" / form, Painter())
     files = [
         {path.relative_to(tmp_path / run) for path in (tmp_path / run).rglob("*")} for run in ("killed", "undisturbed")

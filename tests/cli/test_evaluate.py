@@ -73,6 +73,8 @@ def test_reports_against_other_references_are_not_compared(sets: Path, tmp_path:
     for reference, target in (("a.npz", ours), ("b.npz", theirs)):
         assert run(str(sets / "a.npz"), "--against", str(sets / reference), "--json", str(target))[0] == 0
     assert "of different references" in refused("compare", str(ours), str(theirs))
+    missing = refused("compare", str(ours), str(tmp_path / "missing.json"))
+    assert missing == f"adm: {tmp_path / 'missing.json'}: No such file or directory"
     assert "is no report of adm evaluate --json" in refused("compare", str(ours), str(sets / "a.npz"))
 
 
@@ -121,7 +123,10 @@ def test_no_output_replaces_the_set_that_is_measured(sets: Path) -> None:
 
 def test_figures_are_printed_although_their_file_cannot_be_written(sets: Path, data: Path) -> None:
     status, printed, stderr = run(str(sets / "a"), "--against", str(sets / "b.npz"), "--json", "/dev/full")
-    assert (status, stderr.splitlines()[-1]) == (1, "adm: [Errno 28] No space left on device")
+    assert (status, stderr.splitlines()[-1]) == (
+        1,
+        "adm: --json /dev/full: cannot be written (No space left on device)",
+    )
     assert printed.splitlines()[1].startswith("FID ")
 
 
@@ -151,8 +156,8 @@ def test_report_with_a_figure_that_is_no_number_is_refused_by_name(
 @pytest.mark.parametrize(
     ("pixels", "message"),
     [
-        (np.zeros((1, 32, 32, 3), np.uint8), "needs 2 images at least; a set has 1"),
-        (np.zeros((0, 32, 32, 3), np.uint8), "needs 2 images at least; a set has 0"),
+        (np.zeros((1, 32, 32, 3), np.uint8), "set.npz: has 1 image; metrics need 2 or more"),
+        (np.zeros((0, 32, 32, 3), np.uint8), "set.npz: has 0 images; metrics need 2 or more"),
         (np.zeros((9, 16, 16, 3), np.uint8), "takes squares of 32x32 pixels or more"),
         (np.zeros((9, 40, 32, 3), np.uint8), "images are 32x40"),
         (np.zeros((9, 64, 64, 3), np.uint8), "the samples are 64x64 and the reference is 32x32"),
@@ -170,15 +175,19 @@ def test_pictures_that_cannot_be_measured_are_reported_in_one_line(
     ("samples", "more", "message"),
     [
         ("none", (), "none: there is no such file or folder"),
-        ("", (), "the set of the samples has an empty name"),
+        ("", (), "the name of the samples is empty; give a folder, a file, or shapes"),
         ("shapes?image=9", (), "there is no setting 'image'; there are images, seed, size"),
         ("shapes?images=1", (), "images=1: must be a whole number, 2 or more"),
         ("shapes?images", (), "settings are KEY=VALUE"),
         ("shapes?seed=", (), "seed has no value"),
         ("shapes?size=2000000", (), "2000 images of 2000000x2000000 do not fit in memory"),
         ("shapes?seed=1&seed=2", (), "a setting is given twice"),
-        ("local:demo?steps=x", (), "steps=x: must be a whole number"),
-        ("local:demo?scale=x", (), "scale=x: must be a number"),
+        ("local:demo?steps=x", (), "demo: steps=x: must be a whole number"),
+        ("local:demo?scale=x", (), "demo: scale=x: must be a number"),
+        ("local:demo?scale=-1", (), "local:demo?scale=-1: scale: input should be greater than or equal to 0"),
+        ("local:none", (), "local:none: pipeline: no stack of"),
+        ("service:demo", ("--url", "http://[x"), "adm: --url: 'http://[x' is not a URL"),
+        ("shapes", ("--url", "http://127.0.0.1"), "--url http://127.0.0.1: is only for samples of a service"),
         ("local:demo?upsample=maybe", (), "upsample=maybe: must be yes or no"),
         ("shapes", ("--extractor", "inception"), "there are judge, judge:FILE, inception:FILE, dinov2:FILE"),
         ("shapes", ("--extractor", "inception:weights/demo/judge.safetensors"), "lacks 472 key"),
@@ -201,7 +210,10 @@ def test_invalid_sources_are_reported_in_one_line(samples: str, more: tuple[str,
             ("fashion", "--against", "shapes"),
             "shapes: the classes of fashion are no shapes (T-shirt, trouser, pullover",
         ),
-        (("demo", "--against", "shapes", "--json", "none/report.json"), "--json none/report.json: is a folder"),
+        (
+            ("demo", "--against", "shapes", "--json", "none/report.json"),
+            "--json none/report.json: there is no folder none; make it first",
+        ),
     ],
 )
 def test_stack_that_cannot_be_measured_is_reported_in_one_line(arguments: tuple[str, ...], message: str) -> None:
@@ -228,7 +240,8 @@ def test_stack_is_measured_beside_the_held_out_images_of_a_run(tmp_path: Path, m
 def test_a_file_that_cannot_be_written_is_reported_before_anything_is_measured(tmp_path: Path) -> None:
     target = str(tmp_path / "none" / "x.npz")
     assert f"--out {target}: " in refused("stats", "nothing", "--out", target)
-    assert f"--json {tmp_path}: " in refused("nothing", "--against", "nothing", "--json", str(tmp_path))
+    line = refused("nothing", "--against", "nothing", "--json", str(tmp_path))
+    assert line == f"adm: --json {tmp_path}: is a folder; give a file"
 
 
 def test_a_reference_must_be_there_already() -> None:
@@ -241,7 +254,8 @@ def test_moments_alone_are_no_samples_but_a_reference(sets: Path, tmp_path: Path
     official = str(tmp_path / "official.npz")
     status, printed, _ = run(str(sets / "a.npz"), "--against", official)
     assert (status, "FID" in printed, "precision " in printed) == (0, True, False)
-    assert "must be pictures, or have features" in refused(official, "--against", str(sets / "a.npz"))
+    line = refused(official, "--against", str(sets / "a.npz"))
+    assert "so it can only be --against; give pictures as SAMPLES" in line
 
 
 @pytest.mark.slow

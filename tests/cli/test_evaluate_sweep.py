@@ -87,6 +87,7 @@ def test_kept_sweep_is_beside_its_weights_where_a_worker_finds_it(own_weights: P
         ({"cells": []}, "is not the report of a sweep"),
         ({"cells": [{"metrics": {}}]}, "has no 'fid'"),
         ({"images": "many"}, "is not the report of a sweep"),
+        ({"pipeline": "gone"}, "0.json: no stack of"),
     ],
 )
 def test_report_that_is_no_sweep_of_these_weights_is_not_kept(
@@ -96,6 +97,11 @@ def test_report_that_is_no_sweep_of_these_weights_is_not_kept(
     assert status == 1
     assert message in line
     assert not (own_weights / "demo" / "demo.sweep.json").exists()
+
+
+def test_file_that_is_no_json_is_not_kept(tmp_path: Path) -> None:
+    (tmp_path / "text.json").write_text("text")
+    assert "text.json: is not JSON (Expecting value" in refused("keep", str(tmp_path / "text.json"))
 
 
 def test_sweeps_of_different_images_are_not_joined(own_weights: Path, tmp_path: Path) -> None:
@@ -108,6 +114,7 @@ def test_sweeps_of_different_images_are_not_joined(own_weights: Path, tmp_path: 
     [
         ("--scale", "0,x", "--scale 0,x: must be numbers, separated by commas"),
         ("--steps", "1.5", "--steps 1.5: must be numbers, separated by commas"),
+        ("--scale", "-1", "adm: --scale: input should be greater than or equal to 0"),
         ("--against", "local:demo", "must be an existing set"),
     ],
 )

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from models.checkpoints.network_file import save_network
 from models.checkpoints.presets import PRESETS
-from models.networks.config import ProcessConfig
+from models.networks.config import DiffusionConfig
 from models.networks.unet import build_unet
 from models.stack import load_stack
 from tests.models.samples import BASE, FACES, seeded, write_faces, write_manifest, write_stack
@@ -185,7 +185,7 @@ def test_checkpoint_of_another_dataset_is_a_network_of_a_stack_once_its_flags_ar
     write_manifest(folder, {"classes": [], "base": {"file": "faces.safetensors"}, "pipelines": pipelines})
     stack = load_stack(folder)
     assert stack.base.network.config == FACES
-    assert stack.base.process == ProcessConfig("cosine", 4000, rescale_timesteps=True, predict_xstart=True)
+    assert stack.base.process == DiffusionConfig("cosine", 4000, rescale_timesteps=True, predict_xstart=True)
 
 
 def test_convert_asks_for_every_flag_that_is_still_open(checkpoint: Path) -> None:

@@ -76,7 +76,7 @@ def test_files_that_claim_to_be_pictures_are_counted_and_others_are_passed_over(
     assert [each.path.name for each in pictures.skipped] == ["broken.png"]
 
 
-def test_pictures_of_two_sizes_are_refused_by_the_file(tmp_path: Path) -> None:
+def test_pictures_of_two_sizes_are_refused_with_the_name_of_the_file(tmp_path: Path) -> None:
     write_folder(tmp_path / "set")
     Image.new("RGB", (6, 9)).save(tmp_path / "set" / "9999.png")
     with pytest.raises(ValueError, match=r"9999\.png: is 6x9 where those before it are 6x6; .* of one size$"):

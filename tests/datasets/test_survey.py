@@ -3,6 +3,7 @@
 import gzip
 import json
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +101,20 @@ def test_classes_are_found_without_decoding_a_picture(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"no picture")
     assert class_names(tmp_path) == ["a", "b"]
+
+
+def test_classes_of_an_npz_are_found_without_its_images_in_memory(tmp_path: Path) -> None:
+    images, labels = np.zeros((1000, 64, 64, 3), np.uint8), np.arange(1000) % 3
+    np.savez_compressed(tmp_path / "set.npz", images, labels)
+    tracemalloc.start()
+    names = class_names(tmp_path / "set.npz")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert names == ["0", "1", "2"]
+    assert most < images.nbytes / 10
+
+
+def test_labels_that_do_not_fit_the_images_of_an_npz_are_refused_without_reading_them(tmp_path: Path) -> None:
+    np.savez(tmp_path / "set.npz", np.zeros((4, 8, 8, 3), np.uint8), np.arange(3))
+    with pytest.raises(ValueError, match=r"set\.npz: arr_1 is no label from 0 for each of the 4 images"):
+        class_names(tmp_path / "set.npz")

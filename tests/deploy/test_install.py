@@ -1,4 +1,4 @@
-"""`make install` where python3-venv is missing, and after it was. A script stands in for Python; pip is not run."""
+"""`make install` without python3-venv, and once it is installed. A script stands in for Python; pip is not run."""
 
 import os
 import shutil
@@ -23,7 +23,7 @@ esac
 
 
 def make_install(folder: Path, python: str) -> "subprocess.CompletedProcess[str]":
-    """Run it in a folder with the project's Makefile and a python that behaves so."""
+    """Run `make install` in a folder with the project's Makefile. python: the script that stands in for Python."""
     norms = "models/networks/_channel_norm.c"
     for name in ("Makefile", "pyproject.toml", "requirements.lock", "client/pyproject.toml", norms):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,4 @@
-"""The shipped demo stack in an engine on the device: every property of the pixels that a worker on it relies
-on."""
+"""The shipped demo stack in an engine on the device: the properties of pixels on which a worker relies."""
 
 from pathlib import Path
 
@@ -81,4 +80,4 @@ def test_images_are_those_of_a_cpu_in_float32(device: torch.device, exact: Loade
 def test_noise_is_that_of_a_cpu(device: torch.device) -> None:
     draws = [Draw(seed, index, 0, 3) for seed in (0, 2**62) for index in range(3)]
     ours, theirs = normals(draws, (3, 33, 31), device).cpu(), normals(draws, (3, 33, 31))
-    assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-6)  # logarithm and cosine may round otherwise
+    assert torch.allclose(ours, theirs, rtol=1e-6, atol=1e-6)  # logarithm and cosine may round differently

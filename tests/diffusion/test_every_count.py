@@ -20,7 +20,7 @@ NOISE = COLUMNS.index("noise")
 
 @dataclass(frozen=True)
 class Run:
-    """Runs of many step counts at once: mean and std [M] of what each makes of standard noise."""
+    """Runs of many step counts at once: mean and std [M] of the images of each, from standard noise."""
 
     mean: Tensor
     std: Tensor
@@ -46,10 +46,10 @@ def tables(
 
 
 def run(schedule: str, runs: list[SamplerTable], x: Tensor, bias: float) -> tuple[Tensor, Tensor]:
-    """Run every table from two starts, x [2, M], by the exact score with its eps off by a bias.
+    """Run every table from two starts, x [2, M], with the eps of the exact score plus a bias.
 
-    Returns where they end, [2, M], and the variance that drawn noise adds, [M]: a step is affine, so that it scales the
-    variance of before by the square of its slope.
+    Returns the ends, [2, M], and the variance that drawn noise adds, [M]: a step is affine, so it scales the variance
+    before it by the square of its slope.
     """
     alpha_bar = Schedule.named(schedule, T).alpha_bar
     memory, drawn = torch.zeros_like(x), torch.zeros(x.shape[1], dtype=torch.float64)
@@ -84,7 +84,7 @@ def sample(
 
 
 def assert_every_count_is_as_good_as_its_neighbours(error: Tensor, most: float) -> None:
-    """error [N - 1] of counts from 2 to N: none is larger than most times those of both its neighbours."""
+    """error [N - 1] of counts from 2 to N: none exceeds both of its neighbours by more than the factor `most`."""
     ratio = torch.minimum(error[1:-1] / error[2:], error[1:-1] / error[:-2])
     worst = int(ratio.argmax())
     assert ratio[worst] < most, f"{worst + 3} steps: {error[worst : worst + 3].tolist()}"
@@ -108,8 +108,10 @@ def test_error_falls_with_the_steps_at_every_count(schedule: str, sampler: str, 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize(("sampler", "eta"), SAMPLERS[1:])
 def test_no_count_amplifies_the_error_of_a_network(schedule: str, sampler: str, eta: float) -> None:
-    """The network is off by 0.04 in eps, as the demo's is: a run without noise of its own keeps what that does to its
-    first step. DDPM forgets it, and T steps cannot leave the last timestep out."""
+    """The network's eps is off by 0.04, as the demo's is. A run that draws no noise keeps the error of its first step.
+
+    DDPM, which forgets it, is not tried, and neither are T steps, which cannot leave the last timestep out.
+    """
     error = sample(schedule, sampler, eta, range(2, T), bias=0.04).error
     assert_every_count_is_as_good_as_its_neighbours(error, 2.5)
     assert float(error[14:].max()) < 0.3
@@ -117,7 +119,7 @@ def test_no_count_amplifies_the_error_of_a_network(schedule: str, sampler: str, 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-def test_encoding_comes_back_the_nearer_the_more_steps_it_has(schedule: str) -> None:
+def test_error_of_encoding_and_decoding_falls_with_the_steps(schedule: str) -> None:
     counts = range(2, T - 2)
     x = torch.tensor([MEAN - STD, MEAN + STD], dtype=torch.float64)[:, None].repeat(1, len(counts))
     latent, _ = run(schedule, tables(schedule, "ddim", 0.0, counts, "even", Direction.ENCODE), x.clone(), bias=0.04)

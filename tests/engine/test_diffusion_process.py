@@ -13,14 +13,14 @@ from engine.diffusion_process import process_of
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
 from engine.trajectory import FromPicture, Guidance, StagePlan, StagePlans
-from models.networks.config import ProcessConfig
+from models.networks.config import DiffusionConfig
 from models.networks.unet import UNet, build_unet
 from models.stack import DiffusionNetwork, Stack, load_stack
 from tests.engine.bench import Bench, finish
 from tests.models.samples import BASE as BASE_CONFIG
 from tests.models.samples import seeded
 
-LONG = ProcessConfig("linear", 4000, rescale_timesteps=True)
+LONG = DiffusionConfig("linear", 4000, rescale_timesteps=True)
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def stack(stack_folder: Path) -> Stack:
     return load_stack(stack_folder)
 
 
-def bench_of(stack: Stack, network: UNet, process: ProcessConfig) -> Bench:
+def bench_of(stack: Stack, network: UNet, process: DiffusionConfig) -> Bench:
     base = DiffusionNetwork(network, process, "")
     changed = replace(stack, base=base, upsampler=None)
     pipelines = [Pipeline(spec, changed) for spec in changed.pipelines.values()]
@@ -58,7 +58,7 @@ def test_flags_make_the_process_of_the_official_code(
     flags: dict[str, bool], out_channels: int, mean_type: MeanType, variance_type: VarianceType
 ) -> None:
     network = build_unet(replace(BASE_CONFIG, out_channels=out_channels))
-    process = process_of(DiffusionNetwork(network, ProcessConfig("cosine", 50, **flags), ""))
+    process = process_of(DiffusionNetwork(network, DiffusionConfig("cosine", 50, **flags), ""))
     assert (process.mean_type, process.variance_type, process.rescale_timesteps) == (mean_type, variance_type, False)
 
 
@@ -75,7 +75,7 @@ def test_networks_see_rescaled_timesteps_and_the_interval_is_of_original_ones(st
 
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m", "heun"])
 def test_network_that_predicts_x0_draws_the_images_of_its_twin_that_predicts_eps(stack: Stack, sampler: str) -> None:
-    plain = ProcessConfig("linear", 100)
+    plain = DiffusionConfig("linear", 100)
     network = seeded(build_unet(BASE_CONFIG), 0)
     process = process_of(DiffusionNetwork(network, plain, ""))
     states = []
@@ -91,7 +91,7 @@ def test_network_that_predicts_x0_draws_the_images_of_its_twin_that_predicts_eps
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m", "heun"])
 def test_network_of_fixed_variance_runs_with_every_sampler(stack: Stack, sampler: str) -> None:
     network = seeded(build_unet(replace(BASE_CONFIG, out_channels=3)), 0)
-    bench = bench_of(stack, network, ProcessConfig("cosine", 50, sigma_small=True))
+    bench = bench_of(stack, network, DiffusionConfig("cosine", 50, sigma_small=True))
     pixels = bench.alone(bench.image(steps=3, sampler=sampler, scale=1.0))
     assert pixels.shape == (3, 8, 8)
 
@@ -125,7 +125,7 @@ def test_image_through_the_upsampler_alone_is_not_guided(bench: Bench) -> None:
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m", "heun"])
 def test_network_of_grey_images_generates_grey_ones_whatever_it_predicts(stack: Stack, sampler: str) -> None:
     network = seeded(build_unet(BASE_CONFIG), 0)
-    bench = bench_of(stack, network, ProcessConfig("cosine", 50, grey=True))
+    bench = bench_of(stack, network, DiffusionConfig("cosine", 50, grey=True))
     red, green, blue = bench.alone(bench.image(steps=3, sampler=sampler, scale=5.0))
     assert torch.equal(red, green)
     assert torch.equal(red, blue)

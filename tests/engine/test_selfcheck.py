@@ -12,7 +12,7 @@ from diffusion.process import DiffusionProcess, MeanType
 from engine.diffusion_process import process_of
 from engine.selfcheck import check_network, check_stack
 from models.networks.attention import AttentionBlock
-from models.networks.config import ProcessConfig
+from models.networks.config import DiffusionConfig
 from models.stack import DiffusionNetwork, Stack, load_stack
 
 DEMO = Path("weights/demo")
@@ -58,7 +58,7 @@ def test_network_that_predicts_x0_raises_no_doubt_where_its_stack_says_so(
 
 
 def test_rescaled_timesteps_are_distinguished_from_plain_ones(demo: Stack) -> None:
-    longer = DiffusionNetwork(demo.base.network, ProcessConfig("cosine", 4000, rescale_timesteps=True), "")
+    longer = DiffusionNetwork(demo.base.network, DiffusionConfig("cosine", 4000, rescale_timesteps=True), "")
     assert check_network(longer.network, process_of(longer)) == []
     plain = dataclasses.replace(process_of(longer), rescale_timesteps=False)
     assert any("timesteps times 0.25" in line for line in check_network(longer.network, plain))

@@ -14,7 +14,7 @@ from models.checkpoints.network_file import load_network, read_config, read_proc
 from models.checkpoints.presets import PRESETS
 from models.checkpoints.tensor_file import read_tensors
 from models.checkpoints.verify import differences
-from models.networks.config import ClassifierConfig, ProcessConfig
+from models.networks.config import ClassifierConfig, DiffusionConfig
 from models.networks.unet import UNet
 
 MAKERS = {"diffusion": diffusion_config, "upsampler": upsampler_config, "classifier": classifier_config}
@@ -78,7 +78,7 @@ def test_network_of_grey_images_is_not_exported_and_stays_one_when_it_is_convert
     """The official scripts would take its raw output, whose channels differ by what was never trained."""
     grey, again = tmp_path / "grey.safetensors", tmp_path / "again.safetensors"
     state, config = read_tensors(stack_folder / "base.safetensors"), read_config(stack_folder / "base.safetensors")
-    save_network(grey, state, config, ProcessConfig("cosine", 50, grey=True), dtype=torch.float32)
+    save_network(grey, state, config, DiffusionConfig("cosine", 50, grey=True), dtype=torch.float32)
     code, lines = adm("export", grey, tmp_path / "out")
     assert (code, len(lines)) == (1, 1)
     assert lines[0].endswith("generates grey images (process.grey), which the official scripts cannot do")
@@ -95,4 +95,4 @@ def test_network_of_grey_images_is_not_exported_and_stays_one_when_it_is_convert
     )
     code, lines = adm("convert", grey, again, *flags, *training)
     assert code == 0, lines
-    assert read_process(again) == ProcessConfig("cosine", 50, grey=True)
+    assert read_process(again) == DiffusionConfig("cosine", 50, grey=True)

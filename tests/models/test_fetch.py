@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from models.checkpoints.fetch import FetchError, fetch
-from models.checkpoints.provenance import ChangedFileError, read_record, record_path, recorded_hash
+from models.checkpoints.provenance import ChangedFileError, provenance_path, read_provenance, recorded_hash
 
 CONTENT = bytes(range(256)) * 4000
 
@@ -92,10 +92,10 @@ def test_file_comes_whole_with_its_record_and_nothing_else(source: Source, targe
     seen: list[tuple[int, int | None]] = []
     assert fetch(source.url, target, lambda done, total: seen.append((done, total)))
     assert target.read_bytes() == CONTENT
-    record = read_record(target)
-    assert record is not None
-    assert (record.size, record.url) == (len(CONTENT), source.url)
-    assert record.sha256 == hashlib.sha256(CONTENT).hexdigest()
+    provenance = read_provenance(target)
+    assert provenance is not None
+    assert (provenance.size, provenance.url) == (len(CONTENT), source.url)
+    assert provenance.sha256 == hashlib.sha256(CONTENT).hexdigest()
     assert sorted(each.name for each in target.parent.iterdir()) == ["model.pt", "model.pt.json"]
     assert (seen[0], seen[-1]) == ((0, len(CONTENT)), (len(CONTENT), len(CONTENT)))
 
@@ -208,7 +208,7 @@ def test_file_of_another_size_at_the_source_is_refused(source: Source, target: P
         fetch(source.url, target)
 
 
-def test_file_fetched_again_after_deletion_is_compared_with_its_record(source: Source, target: Path) -> None:
+def test_file_fetched_again_after_deletion_is_compared_with_its_provenance(source: Source, target: Path) -> None:
     fetch(source.url, target)
     target.unlink()
     source.content, source.etag = CONTENT[::-1], '"two"'
@@ -219,8 +219,8 @@ def test_file_fetched_again_after_deletion_is_compared_with_its_record(source: S
 
 def test_record_spares_the_hash_until_the_file_is_touched(source: Source, target: Path) -> None:
     fetch(source.url, target)
-    content = record_path(target).read_text()
-    record_path(target).write_text(content.replace(hashlib.sha256(CONTENT).hexdigest(), "0" * 64))
+    content = provenance_path(target).read_text()
+    provenance_path(target).write_text(content.replace(hashlib.sha256(CONTENT).hexdigest(), "0" * 64))
     assert recorded_hash(target) == "0" * 64
     target.touch()
     with pytest.raises(ChangedFileError):

@@ -7,7 +7,7 @@ import pytest
 
 from models.checkpoints.open_flags import Answers, AnswersError, resolve
 from models.checkpoints.presets import PRESETS
-from models.networks.config import ClassifierConfig, ProcessConfig, UNetConfig
+from models.networks.config import ClassifierConfig, DiffusionConfig, UNetConfig
 from tests.models.test_inspection import FFHQ, shapes_of
 
 ALL = Answers(
@@ -35,7 +35,7 @@ POOLED = replace(PRESETS["256x256_classifier"].config, out_channels=5)
 def test_answers_and_shapes_make_the_configuration_of_a_network_of_faces() -> None:
     resolved = resolve(shapes_of(FFHQ), ALL)
     assert resolved.config == FFHQ
-    assert resolved.process == ProcessConfig("linear", 1000)
+    assert resolved.process == DiffusionConfig("linear", 1000)
     assert resolved.missing() == []
 
 
@@ -53,7 +53,7 @@ def test_answers_settle_a_network_of_few_classes_and_fixed_variance() -> None:
     )
     resolved = resolve(shapes_of(FEW_CLASSES), answers)
     assert resolved.config == FEW_CLASSES
-    assert resolved.process == ProcessConfig(
+    assert resolved.process == DiffusionConfig(
         "cosine", 4000, rescale_timesteps=True, predict_xstart=True, sigma_small=True
     )
     assert resolved.missing() == []

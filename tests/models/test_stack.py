@@ -13,7 +13,7 @@ from models.checkpoints.network_file import WeightsError, metadata_of, read_tens
 from models.checkpoints.tensor_file import write_tensors
 from models.manifest import Sampling
 from models.networks.classifier import NoisyClassifier
-from models.networks.config import ProcessConfig
+from models.networks.config import DiffusionConfig
 from models.networks.unet import build_unet
 from models.stack import file_hash, load_stack
 from models.stack_plan import SamplingDefaults, official_stacks, read_stack
@@ -26,8 +26,8 @@ def test_stack_has_its_networks_classes_and_pipelines(pristine_stack: Path) -> N
     assert (stack.name, stack.class_names, stack.no_class_label) == ("tiny", CLASSES, 3)
     assert stack.upsampler is not None
     assert (stack.base.process, stack.upsampler.process) == (
-        ProcessConfig("cosine", 1000),
-        ProcessConfig("linear", 1000),
+        DiffusionConfig("cosine", 1000),
+        DiffusionConfig("linear", 1000),
     )
     assert list(stack.pipelines) == ["tiny", "tiny-uncond"]
     assert stack.pipelines["tiny"].upsampling == SamplingDefaults(4, "ddim", 0.0)
@@ -314,7 +314,7 @@ def replace_base(folder: Path, **changes: int | None) -> None:
 
 
 def test_process_in_a_file_need_not_be_in_the_manifest_but_must_not_contradict_it(stack_folder: Path) -> None:
-    process = ProcessConfig("cosine", 4000, rescale_timesteps=True)
+    process = DiffusionConfig("cosine", 4000, rescale_timesteps=True)
     path = stack_folder / "base.safetensors"
     write_tensors(path, read_tensors(path), torch.float16, metadata_of(BASE, process))
     manifest = copy.deepcopy(MANIFEST)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from models.checkpoints.network_file import WeightsError, blank_network, check_state, load_network, read_config
 from models.checkpoints.presets import PRESETS, Preset
-from models.checkpoints.provenance import read_record, recorded_hash, write_record
+from models.checkpoints.provenance import read_provenance, recorded_hash, write_provenance
 from models.checkpoints.tensor_file import read_tensors
 from models.checkpoints.verify import convert, differences, preset_of, verify
 from models.networks.unet import UNet, build_unet
@@ -74,7 +74,7 @@ def test_whole_checkpoint_has_no_difference(checkpoint: Path) -> None:
 
 
 def test_file_that_is_not_the_one_recorded_is_reported(checkpoint: Path) -> None:
-    write_record(checkpoint, "0" * 64)
+    write_provenance(checkpoint, "0" * 64)
     os.utime(checkpoint)
     assert verify(checkpoint, read_tensors(checkpoint), BASE) == [
         "has changed since it was recorded; if that is intended, delete its .json"
@@ -92,9 +92,9 @@ def test_converted_file_contains_the_same_values_and_says_what_it_is(
     assert all(torch.equal(value, source[key].to(dtype)) for key, value in written.items())
     assert read_config(target) == BASE
     assert {value.dtype for value in load_network(target, UNet).state_dict().values()} == {torch.float32}
-    record = read_record(target)
-    assert record is not None
-    assert record.sha256 == recorded_hash(target)
+    provenance = read_provenance(target)
+    assert provenance is not None
+    assert provenance.sha256 == recorded_hash(target)
     assert verify(target, read_tensors(target), BASE) == []
 
 

@@ -47,7 +47,7 @@ from tracing.recording import OFF
         ({"hosts": "adm.example"}, "", False),
     ],
 )
-def test_host_is_answered_by_its_name_whoever_may_call(given: dict[str, str], host: str, is_answered: bool) -> None:
+def test_host_is_accepted_by_its_name(given: dict[str, str], host: str, is_answered: bool) -> None:
     assert (host in Hosts(Settings.model_validate(given))) is is_answered
 
 
@@ -86,7 +86,7 @@ def test_page_of_another_origin_changes_nothing_with_a_valid_key_or_without_keys
 @pytest.mark.parametrize(
     "name", ["Host", "Origin", "Sec-Fetch-Site", "Content-Type", "Idempotency-Key", "Last-Event-ID"]
 )
-def test_header_given_twice_of_which_one_would_count_is_refused(address: str, name: str) -> None:
+def test_header_that_must_be_unique_is_refused_when_it_is_given_twice(address: str, name: str) -> None:
     caller = RawConnection(address)
     host = "" if name == "Host" else "Host: localhost\r\n"
     twice = f"{name}: localhost\r\n{name.lower()}: evil.example\r\n"
@@ -197,7 +197,7 @@ def test_service_works_under_a_path_whether_the_proxy_takes_it_off_or_not(
 
 @pytest.mark.process
 @pytest.mark.parametrize("left_on", ["", "/adm"])
-def test_slash_too_many_leads_to_the_path_without_it_at_the_same_name(published: str, left_on: str) -> None:
+def test_path_with_a_slash_too_many_is_redirected_within_the_same_host(published: str, left_on: str) -> None:
     """A redirect to http:// would have clients of a proxy send their keys without TLS."""
     with httpx2.Client(base_url=published + left_on, headers={"Host": "images.example"}, timeout=60) as client:
         for path, inner in (("/docs/", "/docs"), ("/v1/models/a%3Fb/?x=%2F", "/v1/models/a%3Fb?x=%2F")):
@@ -211,7 +211,7 @@ def test_request_id_goes_with_the_job(client: httpx2.Client, fleet: ToyWorker, r
     assert redis.hget(job_key(job_id), "adm_request_id") == b"abc-1"
 
 
-def test_job_for_a_pipeline_that_workers_are_to_load_is_asked_to_come_again(
+def test_job_for_a_pipeline_that_no_worker_has_loaded_yet_is_503_with_a_time_to_retry(
     client: httpx2.Client, redis: Redis
 ) -> None:
     for fields in (body(), body(model="demo-uncond")):
@@ -285,7 +285,7 @@ def test_name_given_twice_is_refused_by_every_call_that_takes_json(client: httpx
     [{f"f{index}": 1 for index in range(4000)}, {"a" * 60_000: 1}, {"images": ["x"] * 16, "n": "1", "steps": "1"}],
     ids=["many", "long", "few"],
 )
-def test_answer_to_wrong_fields_is_not_larger_than_it_need_be(client: httpx2.Client, wrong: dict[str, object]) -> None:
+def test_answer_to_many_wrong_fields_stays_small(client: httpx2.Client, wrong: dict[str, object]) -> None:
     response = client.post("/v1/jobs", json=wrong)
     assert response.status_code == 422
     assert len(response.content) < 12_000
@@ -293,7 +293,7 @@ def test_answer_to_wrong_fields_is_not_larger_than_it_need_be(client: httpx2.Cli
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_client_of_a_proxy_is_believed_from_trusted_ones_alone(redis: Redis, service_settings: Settings) -> None:
+def test_x_forwarded_for_is_believed_from_trusted_proxies_alone(redis: Redis, service_settings: Settings) -> None:
     for trusted, expected in (("", "127.0.0.1:"), ("127.0.0.1", "203.0.113.9:")):
         with running_service(service_settings, ADM_TRUSTED_PROXIES=trusted) as (address, _, lines):
             httpx2.post(f"{address}/v1/nothing", headers={"X-Forwarded-For": "203.0.113.9"}, timeout=60)
@@ -302,7 +302,7 @@ def test_client_of_a_proxy_is_believed_from_trusted_ones_alone(redis: Redis, ser
         assert requests[0]["client"].startswith(expected)
 
 
-def test_request_that_the_stop_of_the_service_cuts_is_answered() -> None:
+def test_request_that_the_stop_of_the_service_interrupts_is_answered() -> None:
     sent: list[Message] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

@@ -30,6 +30,6 @@ def test_callers_who_ask_at_once_share_one_look(redis: Redis, settings: Settings
 
     before = num_looks(redis)
     lacks = asyncio.run(ask(24))
-    assert num_looks(redis) - before - 1 <= 4, "two batches at most, of the two questions"
+    assert num_looks(redis) - before - 1 <= 4, "at most two batches, each of the two questions"
     assert len(lacks) == 24
     assert {each is None for each in lacks[1::2]} == {True}

@@ -1,4 +1,4 @@
-"""Webhooks: receivers are real servers of this machine, and verify what they get as Standard Webhooks' package does."""
+"""Webhooks, sent to real servers on this machine and verified there by the package of Standard Webhooks."""
 
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,7 +40,7 @@ class Received(NamedTuple):
 
 
 class Receiver:
-    """A server that notes what is posted to it and answers as `answers` says, by path; else 204."""
+    """A server that records each post, and answers it by its path in `answers`, or with 204."""
 
     def __init__(self, host: str = "127.0.0.1") -> None:
         self.received: Queue[Received] = Queue()
@@ -154,7 +154,7 @@ def test_failed_delivery_is_repeated_under_its_id_until_it_is_taken(
     assert 'adm_webhooks{state="dead"} 0' in metrics
 
 
-def test_receiver_that_is_gone_is_asked_no_more_unless_an_operator_says_so(
+def test_receiver_that_answers_gone_gets_no_other_try_unless_an_operator_requests_one(
     client: httpx2.Client, worker: ToyWorker, receiver: Receiver, webhooks: Webhooks, service_settings: Settings
 ) -> None:
     receiver.answers["/"] = (410, {})
@@ -172,7 +172,7 @@ def test_receiver_that_is_gone_is_asked_no_more_unless_an_operator_says_so(
     assert receiver.get().verified(NEW)["type"] == "job.completed"
 
 
-def test_receiver_that_is_busy_is_left_alone_for_as_long_as_it_says(
+def test_busy_receiver_is_tried_again_after_the_time_in_its_retry_after(
     client: httpx2.Client, worker: ToyWorker, receiver: Receiver, webhooks: Webhooks, redis: Redis
 ) -> None:
     receiver.answers["/"] = (503, {"Retry-After": "5000"})
@@ -288,7 +288,7 @@ def test_deliveries_above_a_callers_share_wait_longer_the_more_there_are(
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_job_that_ends_while_no_service_runs_is_posted_by_the_next_and_by_one_of_them(
+def test_job_that_ends_while_no_service_runs_is_posted_once_when_two_start(
     service_settings: Settings, worker: ToyWorker, receiver: Receiver, webhooks: Webhooks
 ) -> None:
     worker.hold()

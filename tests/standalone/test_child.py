@@ -1,3 +1,5 @@
+"""A child of the supervisor: started again after its end, stopped within its time, never left behind."""
+
 import asyncio
 import os
 import signal
@@ -121,7 +123,7 @@ def test_child_stopped_while_it_waits_to_be_started_again_stops_at_once(tmp_path
     asyncio.run(scenario())
 
 
-def test_processes_a_dead_child_left_behind_go_with_it(tmp_path: Path) -> None:
+def test_processes_that_a_child_started_end_with_it(tmp_path: Path) -> None:
     async def scenario() -> None:
         log = Lines()
         child = Child(program("worker", PARENT), tmp_path, log)

@@ -170,6 +170,27 @@ def test_strict_refuses_a_file_that_cannot_be_used_before_training(
         open_data(Data(path=str(tmp_path), strict=True, random_crop=random_crop), 8, tmp_path)
 
 
+@pytest.mark.parametrize("random_crop", [False, True], ids=["decoded once", "decoded at every visit"])
+def test_strict_takes_a_picture_whatever_its_name_ends_with(tmp_path: Path, random_crop: bool) -> None:
+    photo(tmp_path / "cat" / "1.png")
+    photo(tmp_path / "cat" / "2.png")
+    (tmp_path / "cat" / "2.png").rename(tmp_path / "cat" / "2")
+    settings = Data(path=str(tmp_path), strict=True, random_crop=random_crop)
+    assert len(open_data(settings, 8, tmp_path).training) == 2
+
+
+def test_picture_without_a_pictures_ending_is_named_where_it_is_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo(tmp_path / "cat" / "1.png")
+    photo(tmp_path / "cat" / "2.png")
+    (tmp_path / "cat" / "2.png").rename(tmp_path / "cat" / "2")
+    assert len(open_data(Data(path=str(tmp_path), random_crop=True), 8, tmp_path).training) == 1
+    printed = capsys.readouterr().out
+    assert f"skipped: {tmp_path / 'cat' / '2'}: its name does not end as a picture's" in printed
+    assert "; decoded at every visit; 1 file skipped" in printed
+
+
 def test_classes_whose_names_differ_in_case_alone_are_distinguished_and_refused_on_request(
     tmp_path: Path,
 ) -> None:

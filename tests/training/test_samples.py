@@ -1,4 +1,4 @@
-"""The draws for a sample are a function of the seed and its number."""
+"""The random draws of a training sample are a function of the seed and of the number of the sample."""
 
 import itertools
 
@@ -51,7 +51,7 @@ def test_other_processes_load_the_same_samples() -> None:
     assert_equal(take(3, 4), take(3, 4, loader_processes=2))
 
 
-def test_seeds_draw_apart() -> None:
+def test_another_seed_draws_other_noise() -> None:
     one, other = (Samples(images(), SETTINGS, seed).batch(range(4)) for seed in (1, 2))
     assert not torch.equal(one.noise, other.noise)
 
@@ -79,7 +79,7 @@ def test_brightness_multiplies_or_divides_up_to_the_factor_given() -> None:
     assert 150 < int((drawn[:, 0] > 100).sum()) < 250
 
 
-def test_a_tint_is_added_to_each_colour_apart() -> None:
+def test_tint_is_drawn_for_each_colour_by_itself() -> None:
     data = images(2)
     data.images[:] = 128
     samples = Samples(data, Data(path="images.npz", tint=5.0, flip=False), 0)

@@ -1,6 +1,6 @@
 """A rolling upgrade with the former version's own code, which `make test-upgrade` checks out as FORMER.
 
-Each service works with each worker, and the images are the same bytes wherever the numerics are.
+Each service works with each worker, and the images are the same bytes if the numerics are the same.
 """
 
 import os

@@ -52,3 +52,7 @@ def test_error_of_loading_names_the_setting_and_what_helps(error: WeightsError, 
 
 def test_error_names_the_option_that_named_the_pipeline() -> None:
     assert error_text(UnknownPipelineError("huge", WEIGHTS, ["demo"]), "--pipeline").startswith("--pipeline: no stack")
+
+
+def test_line_names_no_setting_where_a_command_has_none() -> None:
+    assert error_text(UnknownPipelineError("huge", WEIGHTS, ["demo"]), "").startswith("no stack of /weights")

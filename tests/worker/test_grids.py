@@ -1,4 +1,4 @@
-"""Grids through a real worker: every cell is the image of a job by itself, and all of them run beside each other."""
+"""Grids through a real worker: a cell has the image of the same job without a grid, and all run at the same time."""
 
 import json
 from typing import Any

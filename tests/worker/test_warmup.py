@@ -1,4 +1,4 @@
-"""Measuring steps at start where the device's memory does not suffice for all of them."""
+"""The measurement of steps at a worker's start, on a device whose memory does not suffice for all row shapes."""
 
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def check_few_are_left(engine: Engine, stage: Stage) -> None:
     assert tuple(engine.costs.measured_ms(key)) == stage.row_shapes["network"]
 
 
-def test_shapes_whose_networks_run_out_are_neither_measured_nor_kept(stages: dict[str, Stage]) -> None:
+def test_shapes_whose_networks_run_out_of_memory_are_neither_measured_nor_kept(stages: dict[str, Stage]) -> None:
     def run_out(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if len(inputs[0]) > 2:
             raise torch.OutOfMemoryError
@@ -49,10 +49,10 @@ def limit_steps(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
             raise torch.OutOfMemoryError
         return take_step(rows, *others)
 
-    monkeypatch.setattr(stage_module, "take_step", step_of_few)  # a GPU of little memory; a CPU raises no such error
+    monkeypatch.setattr(stage_module, "take_step", step_of_few)  # as by a small GPU; a CPU raises no such error
 
 
-def test_shapes_that_run_out_beside_the_networks_are_given_up(
+def test_shapes_that_run_out_of_memory_outside_the_networks_are_given_up(
     stages: dict[str, Stage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (stage,) = stages.values()

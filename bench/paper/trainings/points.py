@@ -1,4 +1,4 @@
-"""Points over training seeds: the mean of every metric, and what differences of means are larger than chance."""
+"""Points over training seeds: every metric's mean, and the interval beyond which means differ by more than chance."""
 
 import json
 import math
@@ -21,7 +21,7 @@ METRICS = ("fid", "precision", "recall")
 
 
 class Sampled(Protocol):
-    """A trained network and its images, [N, 3, 16, 16] of uint8; path: where figures of them are kept."""
+    """A trained network and its images, [N, 3, 16, 16] of uint8; path: the file of their figures."""
 
     def pixels(self, lab: Lab) -> Tensor: ...
 
@@ -37,9 +37,9 @@ def seeds_of(lab: Lab, make: Callable[[int], Sampled], **fields: Any) -> dict[st
 def with_intervals(points: Points, *, paired: bool) -> Points:
     """Every metric's mean over seeds with its 95 % interval.
 
-    Two seeds are too few for an estimate of their spread, so it is pooled over all points, by Student's t. paired: all
-    points saw the same images in the same order under a seed, so it shifts them alike; the shift is removed, so that
-    intervals are of differences between points.
+    Two seeds are too few to estimate the spread of one point, so the spread is pooled over all points; the intervals
+    follow Student's t. paired: under one seed, all points saw the same images in the same order, so the seed shifts
+    them alike. This shift is removed, and the intervals are those of differences between points.
     """
     found: dict[str, list[dict[str, float | None]]] = {}
     for metric in METRICS:
@@ -59,7 +59,7 @@ def with_intervals(points: Points, *, paired: bool) -> Points:
 
 
 def verdict_of(features: Features) -> Verdict:
-    """The verdict on images of which the judge's extractor took these features."""
+    """The verdict on images, from the features that the judge's extractor took of them."""
     assert features.probabilities is not None
     return Verdict(features.probabilities, features.pooled)
 

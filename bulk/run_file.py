@@ -1,4 +1,4 @@
-"""The record of a run: the parameters of its images, so that no images with other parameters are added to them."""
+"""The file of a run, with the parameters of its images, so that no images with other parameters are added to them."""
 
 import json
 from collections.abc import Iterator
@@ -37,37 +37,37 @@ def parameters(
     }
 
 
-class Record:
-    """A run's id, its parameters, and the numerics under which its images were made."""
+class RunFile:
+    """The file of a run: its id, its parameters, and the numerics under which its images were made."""
 
     def __init__(self, path: Path, run_id: str, parameters: dict[str, Any], numerics: list[str]) -> None:
         self._path, self.run_id, self.parameters, self.numerics = path, run_id, parameters, numerics
 
     @classmethod
-    def begin_or_resume(cls, output: Output, parameters: dict[str, Any]) -> "Record":
-        """The record of an output; written if there is none.
+    def begin_or_resume(cls, output: Output, parameters: dict[str, Any]) -> "RunFile":
+        """The run file of an output; written if there is none.
 
         Raises: BulkError if the output is of a run with other parameters, which are named, or not of a run.
         """
-        path = output.record
+        path = output.run_file
         if not path.exists():
             if output.occupied:
                 raise BulkError(f"--out: the existing files were not made by adm sample ({path.name} is missing)")
-            record = cls(path, uuid4().hex, parameters, [])
-            record._write()
-            return record
+            run_file = cls(path, uuid4().hex, parameters, [])
+            run_file._write()
+            return run_file
         try:
             found = json.loads(path.read_text())
-            record = cls(path, found["run"], found["parameters"], found["numerics"])
-            _ = record.count
+            run_file = cls(path, found["run"], found["parameters"], found["numerics"])
+            _ = run_file.count
         except (ValueError, KeyError, TypeError) as error:
-            raise BulkError(f"{path}: is not the record of a run") from error
+            raise BulkError(f"{path}: is not the file of a run of adm sample") from error
         asked = json.loads(json.dumps(parameters))  # as JSON, which turns tuples to lists
-        if asked["count"] > record.count:
-            asked["count"] = record.count  # the run resumes from its images; `grow` notes the new count
-        if other := list(differences(record.parameters, asked)):
+        if asked["count"] > run_file.count:
+            asked["count"] = run_file.count  # the run resumes from its images; `grow` writes the new count
+        if other := list(differences(run_file.parameters, asked)):
             raise BulkError(f"{path}: the run began with {'; '.join(other)}. Give the same, or another --out")
-        return record
+        return run_file
 
     @property
     def count(self) -> int:
@@ -75,12 +75,12 @@ class Record:
         return int(self.parameters["count"])
 
     def grow(self, count: int) -> None:
-        """Record a larger number of images."""
+        """Write a larger number of images."""
         self.parameters["count"] = count
         self._write()
 
     def note_numerics(self, numerics: str) -> None:
-        """Record the numerics of images."""
+        """Add the numerics of images, if they are new."""
         if numerics not in self.numerics:
             self.numerics.append(numerics)
             self._write()
