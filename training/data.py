@@ -18,8 +18,9 @@ from datasets.listing import Labels, Skipped
 from datasets.pictures import read_npz
 from datasets.shapes import render_set
 from models.checkpoints.presets import SHAPE_NAMES
-from training.config import ConfigError, Data
+from training.config import ConfigError
 from training.images import Images, ImagesInMemory, ImagesOnDisk
+from training.sections import Data
 from vocabulary.counts import counted
 
 MEMORY_BYTES = 2**31  # largest set of decoded pixels in memory; a larger set is decoded at every visit

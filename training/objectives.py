@@ -14,9 +14,9 @@ from diffusion.losses import LossTerms, LossType, training_losses
 from diffusion.process import DiffusionProcess, MeanType
 from diffusion.schedule import Schedule
 from training.augment import augment
-from training.config import Objective as ObjectiveSettings
 from training.config import RunConfig
 from training.samples import Batch
+from training.sections import Objective as ObjectiveSettings
 
 CLEAN = 0  # timestep of images for judges and for classifiers without noise
 

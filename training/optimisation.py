@@ -5,8 +5,8 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from training.config import Optimiser
 from training.distributed import Group
+from training.sections import Optimiser
 
 
 class FlatGradients:

@@ -167,7 +167,7 @@ RUNS["demo-judge"] = merge(RUNS["demo-judge"], {"data": {"flip": True}})
 RUNS["demo-upsampler"] = merge(
     RUNS["demo-upsampler"],
     {
-        "data": {"count": 12_000, "saturation": 2.5, "brightness": 1.2, "tint": 6.0},
+        "data": {"count": 12_000, "saturation": 6.0, "brightness": 1.5, "tint": 20.0},
         "process": {"predict_xstart": True, "learn_sigma": False},
         "objective": {"loss": "mse", "weighting": "none"},
     },

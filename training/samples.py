@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffusion.pixels import from_uint8
 from training.augment import recolour
-from training.config import Data
 from training.images import Images, ImagesOnDisk
+from training.sections import Data
 
 MOST_LOADERS = 8  # default of the number of decoding processes
 ORDER, SAMPLE = 0, 1  # purpose of a generator, a part of its key

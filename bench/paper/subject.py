@@ -11,9 +11,9 @@ from torch import Tensor
 
 from datasets.shapes import render_set
 from models.stack_plan import PipelineSpec, StackPlan, read_stack
-from training.config import Data
 from training.data import TRAINING_SEED, Split, open_data
 from training.images import Images
+from training.sections import Data
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = ROOT / "weights"

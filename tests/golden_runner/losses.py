@@ -15,10 +15,10 @@ from tests.diffusion.bits_per_dim import bits_per_dim
 from tests.golden_runner.analytic import check_seen, read_network, read_process
 from tests.golden_runner.case import Case, CaseError
 from tests.golden_runner.steps import linear_logits
-from training.config import Optimiser
 from training.ema import move
 from training.objectives import cross_entropy, top_k_hits
 from training.optimisation import learning_rate, parts
+from training.sections import Optimiser
 
 
 def losses(case: Case) -> dict[str, Tensor]:

@@ -13,8 +13,9 @@ from PIL import Image
 from runfolder.folder import CONFIG, STATE, RunFolderError
 from tests.training.samples import config, write_npz
 from tests.training.test_resume import step_of
-from training.config import ConfigError, Data
+from training.config import ConfigError
 from training.data import open_data
+from training.sections import Data
 from training.session import Request, train
 
 

@@ -11,10 +11,11 @@ from PIL import Image
 from models.checkpoints.presets import SHAPE_NAMES
 from tests.training.samples import write_npz
 from training import data
-from training.config import ConfigError, Data
+from training.config import ConfigError
 from training.data import open_data
 from training.images import ImagesOnDisk
 from training.samples import Samples, batches
+from training.sections import Data
 
 
 @pytest.fixture

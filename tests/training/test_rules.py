@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from diffusion.process import DiffusionProcess
 from diffusion.schedule import Schedule
 from training.augment import augment
-from training.config import Objective, Optimiser
 from training.ema import Averages, combine, gamma_of, move, power_name
 from training.objectives import mse_weights
 from training.optimisation import learning_rate, parts
+from training.sections import Objective, Optimiser
 
 PROPERTY = settings(max_examples=50)
 

@@ -7,8 +7,8 @@ import torch
 
 from tests.training.samples import images
 from training.augment import recolour
-from training.config import Data
 from training.samples import Batch, Samples, batches
+from training.sections import Data
 
 SETTINGS = Data(path="images.npz", random_crop=True)
 
