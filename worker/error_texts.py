@@ -8,6 +8,8 @@ from models.memory import Shortage
 def error_text(error: WeightsError, setting: str = "ADM_PIPELINES") -> str:
     """Return one line with the error and its remedy. setting: the variable that named the pipelines."""
     match error:
+        case UnknownPipelineError() if not error.weights.is_dir():
+            return f"ADM_WEIGHTS: {error.weights} is not a folder; name the folder of the stacks"
         case UnknownPipelineError():
             there = f"no stack of {error.weights} (ADM_WEIGHTS) has a pipeline {error.name!r}"
             return f"{setting}: {there}; there are {', '.join(error.known)}"
