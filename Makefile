@@ -169,6 +169,7 @@ $(STAMP): requirements.lock pyproject.toml client/pyproject.toml models/networks
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11" if sys.version_info < (3, 11) else 0)'
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv || { rm -rf .venv; \
 	echo "$(PYTHON) made no environment with pip. On Debian and Ubuntu: sudo apt-get install python3-venv; then make again" >&2; exit 1; }
+	@echo "Installing the pinned dependencies into .venv; pip is silent for a few minutes"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . --editable client
 	touch $@

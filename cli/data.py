@@ -1,6 +1,7 @@
 """`adm data`: inspects, packs and fetches training images."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -36,14 +37,10 @@ def inspect(
         typer.echo(
             f"sizes: {', '.join(f'{size} ({count})' for size, count in list(found.sizes.items())[:SHOWN_FILES])}"
         )
-        for skipped in found.skipped[:SHOWN_FILES]:
-            typer.echo(f"skipped: {skipped.path}: {skipped.reason}")
-        if len(found.skipped) > SHOWN_FILES:
-            typer.echo(f"skipped: {len(found.skipped) - SHOWN_FILES} more; --json lists them")
+        list_files("skipped", [f"{each.path}: {each.reason}" for each in found.skipped])
+        list_files("ignored", [f"{each}: is not a picture" for each in found.ignored])
         if found.alike:
             typer.echo(f"classes that differ in case alone: {', '.join(found.alike)}")
-        if found.ignored:
-            typer.echo(f"ignored: {counted(len(found.ignored), 'file')} that are no pictures")
         tiles = [
             Tile(image, name, f"{image.width}x{image.height}") for name, shown in found.shown.items() for image in shown
         ]
@@ -51,6 +48,14 @@ def inspect(
             target = sheet or Path(f"inspect-{images.resolve().name}.png")
             contact_sheet(tiles).save(target)
             typer.echo(f"contact sheet: {target}")
+
+
+def list_files(what: str, files: Sequence[str]) -> None:
+    """Print a line for each file, up to SHOWN_FILES, and the number of the others."""
+    for line in files[:SHOWN_FILES]:
+        typer.echo(f"{what}: {line}")
+    if len(files) > SHOWN_FILES:
+        typer.echo(f"{what}: {len(files) - SHOWN_FILES} more; --json lists them")
 
 
 @app.command()

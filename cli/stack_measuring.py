@@ -24,6 +24,7 @@ def measure_stack(folder: Path, runs: Sequence[Path], minutes: float) -> None:
 
     if minutes == 0:
         return
+    typer.echo(f"{folder}: measuring the default settings of its pipelines (--measure-minutes {minutes:g})")
     try:
         reference = reference_images(base_of(runs))
     except ConfigError as error:

@@ -52,6 +52,13 @@ class Tuned:
     sampler: str
     eta: float
 
+    def __str__(self) -> str:
+        return f"eps_scale {self.eps_scale:g}, guidance scale {self.guidance_scale:g}, {self.sampler_text}"
+
+    @property
+    def sampler_text(self) -> str:
+        return f"{self.sampler}, eta {self.eta:g}" if self.sampler == "ddim" else self.sampler
+
 
 class Tuning:
     """Measures one stack's folder within a time limit.
@@ -144,7 +151,8 @@ class Tuning:
             verdict = judge_images(self._judge, pixels)
             labels = torch.tensor(turns(self.count, len(self.stack.class_names)))
             figures |= {"kid": kernel_distance(verdict, self._known), **verdict.agreement(labels)}
-        self._say(f"{name}: {tuned}: {figures}")
+        shown = (f"{each} {figures[each]}" for each in ("kid", "agreement", "sharpness") if each in figures)
+        self._say(f"{name}: {tuned}: {', '.join(shown)}")
         return figures
 
     def _best(self, name: str, tried: Mapping[str, Tuned]) -> tuple[Figures, Tuned]:

@@ -48,10 +48,9 @@ def card_lines(tuned: Mapping[str, Tuned], found: Figures) -> Iterator[str]:
         if "agreement" in figures:
             low, high = figures["agreement_95"]
             agrees = f"{100 * figures['agreement']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-        sampler = f"{each.sampler}, eta {each.eta:g}" if each.sampler == "ddim" else each.sampler
         distance = figures.get("kid", "not measured")
-        cells = name, f"{each.eps_scale:g}", f"{each.guidance_scale:g}", sampler, agrees, distance, figures["sharpness"]
-        yield f"| {' | '.join(map(str, cells))} |"
+        settings = f"{each.eps_scale:g}", f"{each.guidance_scale:g}", each.sampler_text
+        yield f"| {' | '.join(map(str, (name, *settings, agrees, distance, figures['sharpness'])))} |"
     yield ""
     if (reference := found["reference"]) is not None:
         yield f"Real images to compare with: {reference['images']}; sharpness {reference['sharpness']}."

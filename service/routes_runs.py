@@ -94,7 +94,9 @@ async def read(call: Callable[[], T]) -> T:
 def runs_of(folder: Path | None) -> Mapping[str, RunSummary]:
     """All runs below the folder by id. Raises: RefusedError if no folder is set."""
     if folder is None:
-        raise RefusedError(ErrorKind.UNKNOWN_RUN, "no folder of training runs is set; ADM_RUNS names it")
+        raise RefusedError(
+            ErrorKind.UNKNOWN_RUN, "no folder of training runs is set: set ADM_RUNS to one, such as runs"
+        )
     return {
         str(run.folder.relative_to(folder)).replace("/", SEPARATOR): run for run in find_runs(folder, MOST_STATS_BYTES)
     }

@@ -24,7 +24,7 @@ def check_machine(settings: Settings) -> list[Finding]:
     try:
         device = choose_device(settings.device)
     except SettingsError as error:
-        return [Finding("device", "fault", f"{error}: set ADM_DEVICE to auto, or to a device that is here")]
+        return [Finding("device", "fault", str(error))]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{counted(os.cpu_count() or 1, 'core')}"
     return [
         Finding("device", "ok", f"{device}, {name}"),

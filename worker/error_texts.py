@@ -12,6 +12,8 @@ def error_text(error: WeightsError, setting: str = "ADM_PIPELINES") -> str:
     """
     prefix = f"{setting}: " if setting else ""
     match error:
+        case UnknownPipelineError() if not error.weights.is_dir():
+            return f"ADM_WEIGHTS: {error.weights} is not a folder; name the folder of the stacks"
         case UnknownPipelineError():
             there = f"no stack of {error.weights} (ADM_WEIGHTS) has a pipeline {error.name!r}"
             return f"{prefix}{there}; there are {', '.join(error.known)}"

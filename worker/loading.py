@@ -57,5 +57,8 @@ def choose_device(wanted: str) -> torch.device:
         device = torch.device(wanted)
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise SettingsError(f"ADM_DEVICE: {wanted!r} is not usable here") from error
+        why = str(error).partition("\n")[0].removesuffix(".")
+        raise SettingsError(
+            f"ADM_DEVICE: {wanted!r} is not usable here: {why}; set it to auto, or to a device that is here"
+        ) from error
     return device

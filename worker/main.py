@@ -8,7 +8,7 @@ from functools import partial
 
 import structlog
 from redis.exceptions import RedisError
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
 from engine.loading import UnknownPipelineError
 from jobs import logs
@@ -152,7 +152,7 @@ def wait_for_redis(call: Callable[[], None], stopping: Stopping) -> None:
         wait=wait_exponential(multiplier=0.1, max=2),
         stop=stop_after_delay(START_PATIENCE_SECONDS),
         sleep=stopping.wait,
-        before_sleep=lambda _: log.warning("redis_unavailable"),
+        before_sleep=note_unavailable,
         reraise=True,
     )
     try:
@@ -161,3 +161,8 @@ def wait_for_redis(call: Callable[[], None], stopping: Stopping) -> None:
         if is_unavailable(error) and stopping.is_set():
             raise InterruptedStartError from error
         raise UnavailableError(f"ADM_REDIS_URL: Redis cannot be used: {error}") from error
+
+
+def note_unavailable(attempt: RetryCallState) -> None:
+    assert attempt.outcome is not None  # the attempt failed
+    log.warning("redis_unavailable", error=str(attempt.outcome.exception()))

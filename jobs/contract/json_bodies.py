@@ -2,13 +2,14 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
+from difflib import get_close_matches
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from jobs.contract.errors import FieldError, InvalidRequestError
+from jobs.contract.errors import MAX_ERRORS, FieldError, InvalidRequestError
 
 
 class Strict(BaseModel):
@@ -30,7 +31,7 @@ class JsonBody(Strict):
         try:
             return cls.model_validate_json(body)
         except ValidationError as error:
-            raise InvalidRequestError(field_errors(error)) from error
+            raise InvalidRequestError(field_errors(error, cls.model_fields)) from error
 
 
 def refuse_repeated_names(text: bytes | str) -> None:
@@ -50,7 +51,12 @@ def refuse_repeated_names(text: bytes | str) -> None:
         raise InvalidRequestError([FieldError("", f"the name {repeated[0]!r} is given twice in one object")])
 
 
-TEXTS = {"extra_forbidden": "unknown field"}  # replace pydantic's
+UNKNOWN = "unknown field"  # replaces pydantic's text of extra_forbidden
+PLAINER = {  # parts of pydantic's texts
+    "Input should be": "must be",
+    "less than or equal to": "at most",
+    "greater than or equal to": "at least",
+}
 UNIONS = ("class_label", "upsample")  # pydantic names the branch of these in an error's location
 
 
@@ -59,8 +65,24 @@ def pointer_to(names: Iterable[str]) -> str:
     return "".join("/" + name.replace("~", "~0").replace("/", "~1") for name in names)
 
 
-def field_errors(error: ValidationError) -> list[FieldError]:
-    """One entry per wrong field, in the order of the fields; a union gives one entry, not one per branch."""
+def plain_text(message: str) -> str:
+    """Pydantic's message of an error in this API's words."""
+    for words, plainer in PLAINER.items():
+        message = message.replace(words, plainer)
+    return message[:1].lower() + message[1:]
+
+
+def unknown_text(name: str, known: Collection[str]) -> str:
+    """The text of an unknown field: it names the most similar of the known names, if one is similar."""
+    near = get_close_matches(name, known, n=1)
+    return f"{UNKNOWN}; near: {near[0]}" if near else UNKNOWN
+
+
+def field_errors(error: ValidationError, known: Collection[str] = ()) -> list[FieldError]:
+    """One entry per wrong field, in the order of the fields; a union gives one entry, not one per branch.
+
+    known: the names of the outermost object's fields, one of which an unknown field may have meant.
+    """
     found: dict[str, str] = {}
     for each in error.errors(include_url=False, include_context=False, include_input=False):
         parts = [str(part) for part in each["loc"] if part != "[key]"]
@@ -70,7 +92,9 @@ def field_errors(error: ValidationError) -> list[FieldError]:
         if parts[1:2] == ["values"]:  # an axis of a grid: the part after a value's position is a branch too
             del parts[3:]
         pointer = pointer_to(parts)
-        detail = TEXTS.get(each["type"], each["msg"][:1].lower() + each["msg"][1:])
+        is_unknown = each["type"] == "extra_forbidden"
+        comparable = known if len(parts) == 1 and len(found) < MAX_ERRORS else ()  # no answer names more
+        detail = unknown_text(parts[-1], comparable) if is_unknown else plain_text(each["msg"])
         found[pointer] = f"{found[pointer]}, or: {detail}" if pointer in found else detail
     inner = {pointer.rpartition("/")[0] for pointer in found} - {""}  # an object was meant: its inner errors count
     return [FieldError(pointer, detail) for pointer, detail in found.items() if pointer not in inner]

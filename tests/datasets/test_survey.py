@@ -54,6 +54,7 @@ def test_folder_is_counted_by_class_size_and_reason(tmp_path: Path) -> None:
     assert "damaged or cut off" in skipped["reason"]
     assert "classes that differ in case alone: Cat, cat" in stderr
     assert "4 images, 3 classes; a class for each folder" in stderr
+    assert f"ignored: {folder / 'dog' / 'notes.txt'}: is not a picture\n" in stderr
 
 
 def test_idx_files_are_counted_by_label(tmp_path: Path) -> None:

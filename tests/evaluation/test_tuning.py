@@ -54,6 +54,11 @@ def tuned_stack(folder: Path, reference: Tensor | None) -> tuple[dict[str, Tuned
     return tuned, found
 
 
+def test_measured_settings_are_printed_in_the_words_of_the_card() -> None:
+    assert str(Tuned(1.02, 1.0, "ddim", 0.0)) == "eps_scale 1.02, guidance scale 1, ddim, eta 0"
+    assert str(Tuned(1.0, 2.5, "ddpm", 0.0)) == "eps_scale 1, guidance scale 2.5, ddpm"
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("few_steps")
 def test_pipelines_take_the_best_setting_tried_and_the_card_states_it(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import difflib
 import json
+from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
 
@@ -104,6 +105,28 @@ def test_unknown_classes_beyond_those_that_an_answer_names_are_not_looked_for(mo
         resolve(DEMO.model_copy(update={"classes": names}), class_weights={f"torus {each}": 1.0 for each in range(32)})
     assert len(caught.value.errors) == len(compared) == MAX_ERRORS
     assert set(compared) == {0}, "no name begins as these do"
+
+
+def test_unknown_field_names_a_similar_one() -> None:
+    with pytest.raises(InvalidRequestError, match=r"^/guidance: .*; near: guidance_scale; /colour: unknown field$"):
+        resolve(class_label=0, guidance=3, colour="red")
+
+
+def test_unknown_fields_beyond_those_that_an_answer_names_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def get_close_matches(word: str, possibilities: Collection[str], n: int) -> list[str]:
+        compared.append(len(possibilities))
+        return difflib.get_close_matches(word, list(possibilities), n)
+
+    monkeypatch.setattr("jobs.contract.json_bodies.get_close_matches", get_close_matches)  # the library's, counted
+    assert len(pointers(DEMO, **{f"guidance_{each}": 1 for each in range(100)})) == MAX_ERRORS + 1
+    assert len([each for each in compared if each > 0]) == MAX_ERRORS
+
+
+def test_limit_is_named_in_plain_words() -> None:
+    with pytest.raises(InvalidRequestError, match=r"^/guidance_scale: must be at most 50; /n: must be at least 1$"):
+        resolve(class_label=0, guidance_scale=51, n=0)
 
 
 def test_error_of_the_whole_body_begins_with_no_colon() -> None:

@@ -63,6 +63,7 @@ def test_device_that_is_not_here_is_a_fault() -> None:
     (found,) = check_machine(Settings(device="cuda:99"))
     assert found.verdict == "fault"
     assert "ADM_DEVICE" in found.text
+    assert found.text.endswith("; set it to auto, or to a device that is here")
 
 
 def test_missing_compiler_is_a_fault_only_where_compiling_is_demanded(monkeypatch: pytest.MonkeyPatch) -> None:

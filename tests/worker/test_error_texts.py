@@ -10,7 +10,7 @@ from models.checkpoints.network_file import WeightsError
 from models.memory import Shortage
 from worker.error_texts import error_text
 
-WEIGHTS, CPU = Path("/weights"), torch.device("cpu")
+WEIGHTS, CPU = Path("weights"), torch.device("cpu")
 GIB = 2**30
 
 
@@ -19,12 +19,16 @@ GIB = 2**30
     [
         (
             UnknownPipelineError("huge", WEIGHTS, ["demo", "tiny"]),
-            "ADM_PIPELINES: no stack of /weights (ADM_WEIGHTS) has a pipeline 'huge'; there are demo, tiny",
+            "ADM_PIPELINES: no stack of weights (ADM_WEIGHTS) has a pipeline 'huge'; there are demo, tiny",
+        ),
+        (
+            UnknownPipelineError("demo", Path("/nowhere"), ["adm-64"]),
+            "ADM_WEIGHTS: /nowhere is not a folder; name the folder of the stacks",
         ),
         (
             MissingFileError("adm-64", WEIGHTS / "official" / "64x64_diffusion.pt"),
             (
-                "ADM_PIPELINES: 'adm-64' needs 64x64_diffusion.pt, which is not in /weights/official (ADM_WEIGHTS); "
+                "ADM_PIPELINES: 'adm-64' needs 64x64_diffusion.pt, which is not in weights/official (ADM_WEIGHTS); "
                 "adm models fetch 64x64_diffusion downloads it"
             ),
         ),

@@ -43,6 +43,7 @@ def test_wait_for_redis_ends_when_the_worker_is_to_stop(tmp_path: Path, monkeypa
 def test_worker_that_is_stopped_while_it_waits_for_redis_ends_with_status_0(start: Start, tmp_path: Path) -> None:
     worker = start(ADM_REDIS_URL=f"unix://{tmp_path / 'nobody.sock'}", ADM_PIPELINES="demo-uncond")
     eventually(lambda: '"redis_unavailable"' in worker.output, "it waits")
+    assert "nobody.sock" in worker.output  # the address that does not answer
     assert worker.kill(signal.SIGTERM) == 0
     assert "Traceback" not in worker.output
     last = json.loads(worker.output.splitlines()[-1])

@@ -7,7 +7,7 @@ import { key } from "./key.js";
 import { isAsking } from "./signin.js";
 
 const ASK_MS = 5000;
-const NONE = "No worker is running";
+const NONE = "No worker is ready";
 
 /** Calls onModels with the service's models after each read. */
 export class Fleet {

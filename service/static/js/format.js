@@ -9,7 +9,7 @@ const USUAL_OPTIONS = { time_grid: "official", thresholding: "clip", guidance_sc
 
 /** The title of a sampler. */
 export function samplerTitle(model, name) {
-  return model.sampler_notes?.find((each) => each.name === name)?.title ?? name.toUpperCase();
+  return model?.sampler_notes?.find((each) => each.name === name)?.title ?? name.toUpperCase();
 }
 
 export const stageName = (stage) => STAGE_NAMES[stage] ?? stage;

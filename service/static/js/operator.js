@@ -50,7 +50,7 @@ function stepTimes({ step_ms: stepMs }) {
 }
 
 function showWorkers(workers, measured) {
-  if (workers.length === 0) return fillEmpty(byId("workers"), "No worker is running. Queued jobs wait until one starts.", 7);
+  if (workers.length === 0) return fillEmpty(byId("workers"), "No worker is ready. Queued jobs wait until one is.", 7);
   const now = Date.now() / 1000;
   return fill(byId("workers"), workers.map((each) => [
     each.name, each.device, each.pipelines.join(", "), String(each.rows_in_flight), occupancy(each, occupancyOf(each, measured)), stepTimes(each),

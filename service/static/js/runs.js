@@ -2,6 +2,7 @@
 
 import { call, ROOT } from "./api.js";
 import { byId, element, setText } from "./dom.js";
+import { capital, counted } from "./format.js";
 import { showPicture } from "./pictures.js";
 
 const ASK_MS = 5000;
@@ -104,14 +105,15 @@ async function ask() {
     if (chosen.size === 0 && newest !== undefined) chosen.add(newest.id);
     for (const id of chosen) if (!data.some((run) => run.id === id)) chosen.delete(id);
     byId("list").replaceChildren(...data.map(row));
-    setText(byId("state"), data.length === 0 ? "The folder has no runs yet" : `${data.length} runs`);
+    setText(byId("state"), data.length === 0 ? "The folder has no runs yet" : counted(data.length, "run"));
     const runs = await Promise.all([...chosen].map((id) => call("GET", `/v1/runs/${encodeURIComponent(id)}`)));
+    document.querySelector("main").hidden = data.length === 0;
     showCurves(runs);
     if (!byId("grids").contains(document.activeElement)) {
       byId("grids").replaceChildren(...runs.filter((run) => run.previews.length > 0).map(grid));
     }
   } catch (problem) {
-    setText(byId("state"), problem.message);
+    setText(byId("state"), capital(problem.message));
   }
 }
 

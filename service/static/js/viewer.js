@@ -3,7 +3,7 @@
 import { pathOfFile, write } from "./api.js";
 import { byId, copy, element, focusFirst, local, recall, remember, setNotice, setText } from "./dom.js";
 import { Film } from "./film.js";
-import { about, capital, className, counted, curl, duration, fileName, number, numImages, queueHint, queueText, repeatable, stageName, stepsTaken, title } from "./format.js";
+import { about, capital, className, counted, curl, duration, fileName, number, numImages, queueHint, queueText, repeatable, samplerTitle, stageName, stepsTaken, title } from "./format.js";
 import { isActive } from "./jobs.js";
 import { linkPicture, showPicture, thumbnail } from "./pictures.js";
 
@@ -198,7 +198,7 @@ export class Viewer {
     const enlarging = upsample ? [stepsTaken(upsample.steps, upsample.strength)] : [];
     const facts = [
       ["Steps", [...base, ...enlarging].join(" + ")],
-      ["Sampler", request.sampler.toUpperCase() + (request.sampler === "ddim" ? `, eta ${number(request.eta)}` : "")],
+      ["Sampler", samplerTitle(this.modelOf(request.model), request.sampler) + (request.sampler === "ddim" ? `, eta ${number(request.eta)}` : "")],
     ];
     if (request.kind !== "reconstruct") facts.push(["Seed", request.seed]); // a reconstruction draws no noise
     return facts;

@@ -136,6 +136,14 @@ def test_images_from_a_first_index_on_have_their_own_addresses(
     expect(page.locator("#request-facts")).to_contain_text("2 of 2")
 
 
+def test_details_name_the_sampler_as_the_form_does(page: Page, painter: Painter, client: httpx2.Client) -> None:
+    client.post("/v1/jobs", json=body(sampler="dpmpp_2m"))
+    painter.claim()
+    open_page(page)
+    expect(page.locator("#samplers")).to_contain_text("DPM++ 2M")
+    expect(page.locator("#request-facts")).to_contain_text("DPM++ 2M")
+
+
 def test_reload_shows_the_gallery_and_follows_what_still_runs(page: Page, painter: Painter) -> None:
     open_page(page)
     page.get_by_label("Images").fill("2")
@@ -207,7 +215,7 @@ def test_pipeline_without_a_worker_is_reported_until_one_comes(page: Page, paint
     page.clock.install()
     open_page(page)
     expect(page.locator("#served-by")).to_contain_text("No worker serves this pipeline")
-    expect(page.locator("#fleet")).to_have_text("No worker is running")
+    expect(page.locator("#fleet")).to_have_text("No worker is ready")
     redis.flushall()
     page.clock.run_for(ASK_MS)
     expect(page.locator("#waiting")).to_be_visible()

@@ -66,6 +66,14 @@ def test_times_of_steps_name_a_pipeline_for_each_stage(page: Page, painter: Pain
     expect(page.locator("#workers tr")).to_contain_text("demo base 80 ms, demo upsample 161 ms, fashion base 80 ms")
 
 
+@pytest.mark.refused(404)
+def test_runs_without_a_folder_are_one_line_that_names_the_setting(page: Page, painter: Painter) -> None:
+    page.goto("/operator")
+    page.get_by_role("link", name="Training runs").click()
+    expect(page.locator("#state")).to_contain_text("set ADM_RUNS")
+    expect(page.get_by_role("heading")).to_have_text(["Training runs"])
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_operators_view_needs_no_horizontal_scroll_on_a_phone(page: Page, painter: Painter, scheme: str) -> None:
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
