@@ -54,10 +54,21 @@ def test_posts_over_the_quota_are_429_and_others_continue(
     assert is_refused(answer, "posts", 5, "60")
     assert 0 < int(answer.headers["retry-after"]) <= 120
     assert is_refused(client.post("/v1/files", content=png(1), headers=ann), "posts", 5, "60")
+    assert is_refused(client.post("/v1/requests/from-image", content=png(1), headers=ann), "posts", 5, "60")
     assert client.get("/v1/jobs", headers=ann).status_code == 200
     assert client.post("/v1/jobs", json=cheap, headers=bob).status_code == 202
     for _ in range(7):
         assert client.post("/v1/jobs", json=cheap, headers=root).status_code == 202
+
+
+def test_reading_the_request_of_a_picture_is_charged_as_a_post(
+    client: httpx2.Client, fleet: ToyWorker, make_key: MakeKey
+) -> None:
+    """Such a call may send as many bytes as an upload, so a caller could evade the quota of posts by it."""
+    ann = make_key("ann")
+    for _ in range(5):
+        assert is_problem(client.post("/v1/requests/from-image", content=png(), headers=ann), 422, "/file")
+    assert is_refused(client.post("/v1/jobs", json=body(), headers=ann), "posts", 5, "60")
 
 
 def test_device_seconds_over_the_quota_are_429(client: httpx2.Client, fleet: ToyWorker, make_key: MakeKey) -> None:
