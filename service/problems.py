@@ -29,6 +29,7 @@ log = structlog.get_logger("service")
 
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 MEDIA_TYPE = "application/problem+json"
+ROOT_PATH = "adm.root_path"  # key in a request's scope: ADM_ROOT_PATH
 RETRY_AFTER_SECONDS = 2  # while Redis or the store is unavailable; a restart of either takes about that long
 
 OPENAI_PREFIX = "/v1/images/"  # of paths whose errors are in OpenAI's envelope
@@ -109,7 +110,7 @@ def problem(
 
 def public_path(request: Request, path: str) -> str:
     """A decoded path in the form of a URL, as the service's callers see it: below ADM_ROOT_PATH."""
-    root_path: str = request.app.state.service.settings.root_path
+    root_path: str = request.scope[ROOT_PATH]
     return root_path + quote(path)
 
 

@@ -24,4 +24,4 @@ def test_every_fault_of_the_list_has_a_row() -> None:
     rows = re.findall(r"^\| ([A-G]\d+)\b.*\| ([0-9a-f]{7}|) \|$", PAGE.read_text(), re.MULTILINE)
     expected = {f"{section}{number}" for section, most in NUMBERS.items() for number in range(1, most + 1)}
     assert {row for row, _ in rows} == expected
-    assert {row for row, commit in rows if not commit} == {"E4"}, "each but that of prose names the commit it was red in"
+    assert {row for row, commit in rows if not commit} == {"E4"}, "the row of prose alone names no commit of red tests"

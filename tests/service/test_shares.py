@@ -1,12 +1,14 @@
 """Limits on what one address or caller can take from the others: connections, unread answers, bodies."""
 
 import io
+import json
 import os
 import select
 import socket
 import time
 from collections.abc import Iterator
 from http.client import HTTPResponse
+from itertools import pairwise
 
 import httpx2
 import pytest
@@ -69,6 +71,27 @@ def test_one_caller_leaves_connections_of_a_shared_address_to_others(
     )
     for each in streams:
         each.socket.close()
+
+
+def test_requests_sent_ahead_in_many_connections_do_not_all_go_before_another_addresss(
+    service_settings: Settings, redis: Redis
+) -> None:
+    """The log has the order of answers: between two of one connection, each of the 100 others would have one too."""
+    with running_service(service_settings) as (address, _, lines):
+        ahead = [RawConnection(address) for _ in range(100)]
+        for each in ahead:
+            each.send(b"GET /docs HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300)
+        other = RawConnection(address, source="127.0.0.2")
+        other.send(b"GET /docs HTTP/1.1\r\nHost: localhost\r\n\r\n" * 7)
+        other.send(b"GET /docs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert other.rest().count(b"HTTP/1.1 200 OK") == 8
+        for each in (*ahead, other):
+            each.socket.close()
+    answered = [json.loads(line)["client"].partition(":")[0] for line in lines if '"request"' in line]
+    places = [place for place, client in enumerate(answered) if client == "127.0.0.2"]
+    assert len(places) == 8
+    assert len(answered) > places[-1] + 100, "the others still had requests"
+    assert max(after - before for before, after in pairwise(places)) < 50
 
 
 def test_answers_that_nobody_reads_are_dropped_and_others_continue(small: tuple[str, list[str]], redis: Redis) -> None:
