@@ -36,13 +36,8 @@ POLLED_ROUTES = frozenset(
 PAGE_FILES = ("/static/", "/docs/")  # a load of the page requests dozens, so they are logged like polls
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CLIENT_GONE = 499  # nginx' status for a client that disconnected before its answer; it is only logged
-RECORDED = (
-    "path",
-    ROOT_PATH,
-    "route",
-    "path_params",
-    "client",
-)  # keys of a scope that the log, metrics and errors need
+# keys of a scope that the log, metrics and errors need
+RECORDED = ("path", ROOT_PATH, "route", "path_params", "client")
 # Headers of which only the first one would count, while a proxy before the service may use the last one.
 # `service.authentication` refuses several Authorization headers.
 SINGLE_HEADERS = {

@@ -7,8 +7,10 @@ import select
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPResponse
 from itertools import pairwise
+from typing import Any
 
 import httpx2
 import pytest
@@ -185,10 +187,30 @@ def test_body_sent_to_a_stream_takes_no_room_from_uploads(
         client.send(head.encode() + b"30D40\r\n" + bytes(200_000) + b"\r\n0\r\n\r\n")
         assert client.socket.recv(15) == b"HTTP/1.1 200 OK"
         client.socket.close()
-    noise = io.BytesIO()
-    Image.frombytes("RGB", (240, 240), os.urandom(3 * 240**2)).save(noise, "png")
-    assert httpx2.post(f"{address}/v1/files", files={"file": noise.getvalue()}, timeout=60).status_code == 201
+    assert httpx2.post(f"{address}/v1/files", files={"file": noise(240)}, timeout=60).status_code == 201
     assert not [line for line in lines if '"event": "failed"' in line]
+
+
+@pytest.mark.slow
+def test_body_of_an_edit_takes_no_room_from_uploads_while_its_job_runs(
+    small: tuple[str, list[str]], redis: Redis, worker: ToyWorker
+) -> None:
+    address, _ = small
+    worker.hold()
+    with httpx2.Client(base_url=address, timeout=60) as client, ThreadPoolExecutor(1) as other:
+        form: dict[str, Any] = {"data": {"prompt": "torus"}, "files": {"image": noise(520)}}
+        edit = other.submit(httpx2.post, f"{address}/v1/images/edits", timeout=60, **form)
+        eventually(lambda: client.get("/v1/jobs").json()["data"], "its job is queued")
+        assert client.post("/v1/files", files={"file": noise(520)}).status_code == 201, "1.6 MB in all, of 1 MiB"
+        worker.release()
+        assert edit.result().status_code == 200
+
+
+def noise(side_px: int) -> bytes:
+    """A PNG of three bytes for each pixel."""
+    file = io.BytesIO()
+    Image.frombytes("RGB", (side_px, side_px), os.urandom(3 * side_px**2)).save(file, "png")
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(
