@@ -23,6 +23,10 @@ ANSWER_BYTES = 1 << 12  # largest size of the header line, which is before the P
 BYTES_PER_PIXEL = 4  # largest: a PNG of noise, with a margin
 
 
+class BusyError(Exception):
+    """The machine is too busy to decode a picture, which may be an honest one."""
+
+
 @dataclass(frozen=True)
 class DecodeLimits:
     """The limits of one picture; fields have the names of settings, for error texts."""
@@ -35,7 +39,8 @@ class DecodeLimits:
 async def decode_in_sandbox(body: IO[bytes], short_side_px: int, limits: DecodeLimits) -> Picture:
     """Decode and reduce the picture in a file, in a process that is killed if this call is cancelled.
 
-    body: a real file; it is read from its start. short_side_px: see `normalise`. Raises: PictureError.
+    body: a real file; it is read from its start. short_side_px: see `normalise`. Raises: PictureError; BusyError if the
+    process gets so little processor time that it does not end.
     """
     body.seek(0)
     numbers = limits.max_upload_pixels, short_side_px, limits.decode_cpu_seconds, limits.decode_memory_bytes
@@ -51,8 +56,8 @@ async def decode_in_sandbox(body: IO[bytes], short_side_px: int, limits: DecodeL
         async with asyncio.timeout(WALL_TIME_FACTOR * limits.decode_cpu_seconds):
             answer = await _answer(process, ANSWER_BYTES + BYTES_PER_PIXEL * KEPT_ASPECT * (2 * short_side_px) ** 2)
             status = await process.wait()
-    except TimeoutError:
-        status = -signal.SIGXCPU
+    except TimeoutError as error:
+        raise BusyError from error
     finally:
         if process.returncode is None:
             process.kill()

@@ -8,7 +8,6 @@ from importlib.metadata import PackageNotFoundError, version
 from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from starlette.middleware.cors import CORSMiddleware
 
 from jobs.settings import Settings
 from service import (
@@ -30,6 +29,7 @@ from service import (
     routes_zip,
 )
 from service.authentication import Authentication
+from service.hosts import CrossOrigin
 from service.metrics import Metrics
 from service.middleware import Requests
 from service.process_slot import ALONE, Slot
@@ -88,13 +88,7 @@ def create_app(settings: Settings, slot: Slot = ALONE, tracing: Tracing = OFF) -
         ),
     )
     if settings.cors_origins:  # outermost, because refusals too need the headers that let a page read them
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=("GET", "POST", "DELETE"),
-            allow_headers=("*",),
-            expose_headers=tuple(openapi.HEADERS),
-        )
+        app.add_middleware(CrossOrigin, settings=settings, exposed=tuple(openapi.HEADERS))
     openapi.install(app)
     return app
 

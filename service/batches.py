@@ -2,11 +2,12 @@
 
 import asyncio
 import contextvars
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
 from anyio import CapacityLimiter, to_thread
+
+from service.turns import Turns
 
 Q = TypeVar("Q")
 A = TypeVar("A")
@@ -27,14 +28,14 @@ class Batches(Generic[Q, A]):
     ) -> None:
         """`caller_of`: the caller of a question; by default all have the same."""
         self._answer_all, self._caller_of = answer_all, caller_of
-        self._waiting: dict[str, deque[tuple[Q, asyncio.Future[A]]]] = {}  # by caller, in the order of turns
+        self._waiting = Turns[tuple[Q, asyncio.Future[A]]]()
         self._running: asyncio.Task[None] | None = None
         self._thread = CapacityLimiter(1)
 
     async def ask(self, question: Q) -> A:
         """Return the answer. Raises: the answer if it is an exception; the exception of the whole batch."""
         answer: asyncio.Future[A] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(self._caller_of(question), deque()).append((question, answer))
+        self._waiting.add(self._caller_of(question), (question, answer))
         if self._running is None:  # in an empty context, so that log lines do not carry the first caller's request id
             self._running = asyncio.create_task(self._run(), context=contextvars.Context())
         return await answer
@@ -48,9 +49,7 @@ class Batches(Generic[Q, A]):
                 )
             except Exception as error:  # noqa: BLE001 - every caller gets the error
                 # fail these too, which would otherwise wait for the same error once more
-                for own in self._waiting.values():
-                    batch.extend(own)
-                self._waiting.clear()
+                batch += self._take(len(self._waiting))
                 answers = [error] * len(batch)
             for (_, future), answer in zip(batch, answers, strict=True):
                 if future.cancelled():
@@ -63,11 +62,4 @@ class Batches(Generic[Q, A]):
 
     def _take(self, most: int) -> list[tuple[Q, asyncio.Future[A]]]:
         """Take the next questions, one of each caller in a round."""
-        taken = list[tuple[Q, asyncio.Future[A]]]()
-        while self._waiting and len(taken) < most:
-            caller = next(iter(self._waiting))
-            own = self._waiting.pop(caller)
-            taken.append(own.popleft())
-            if own:
-                self._waiting[caller] = own  # behind all others
-        return taken
+        return [self._waiting.take() for _ in range(min(most, len(self._waiting)))]

@@ -41,6 +41,6 @@ def etag_of(body: bytes) -> str:
 
 
 def matches(if_none_match: str | None, etag: str) -> bool:
-    """Return whether If-None-Match lists the ETag, by weak comparison (RFC 9110, 13.1.2)."""
-    given = [each.strip().removeprefix("W/") for each in (if_none_match or "").split(",")]
-    return "*" in given or etag.removeprefix("W/") in given
+    """Return whether If-None-Match is `*` or lists the ETag, by weak comparison (RFC 9110, 13.1.2)."""
+    given = [each.strip() for each in (if_none_match or "").split(",")]
+    return given == ["*"] or etag.removeprefix("W/") in [each.removeprefix("W/") for each in given]

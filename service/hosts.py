@@ -1,7 +1,12 @@
 """Checks whether a request is meant for this service, by its Host header and its Origin header."""
 
 import re
+from collections.abc import Collection
 from ipaddress import ip_address
+
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from jobs.settings import LOOPBACK_HOSTS, Settings
 
@@ -26,6 +31,30 @@ class Hosts:
         """Return whether a Host header's value is accepted; the port is ignored."""
         name = PORT.sub("", host.lower())
         return self._any or name in self.names or (self._any_address and is_address(name))
+
+
+class CrossOrigin(CORSMiddleware):
+    """Lets pages of the origins of ADM_CORS_ORIGINS call the service, at its own names alone.
+
+    A request for another Host gets no header that a page needs, and a preflight is passed on to be refused like it.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, exposed: Collection[str]) -> None:
+        """`exposed`: the headers of answers that pages may read."""
+        super().__init__(
+            app,
+            allow_origins=settings.cors_origins,
+            allow_methods=("GET", "POST", "DELETE"),
+            allow_headers=("*",),
+            expose_headers=exposed,
+        )
+        self._hosts = Hosts(settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and Headers(scope=scope).get("host", "") not in self._hosts:
+            await self.app(scope, receive, send)
+        else:
+            await super().__call__(scope, receive, send)
 
 
 def is_address(name: str) -> bool:

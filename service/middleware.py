@@ -19,7 +19,7 @@ from service.hosts import Hosts, is_same_origin
 from service.incoming import BODY, MAX_BODY_BYTES, Body, Incoming, too_large
 from service.metrics import Metrics
 from service.open_requests import AT_END
-from service.problems import METHODS, problem, unavailable
+from service.problems import METHODS, ROOT_PATH, problem, unavailable
 from service.protocol import client_of
 from service.request_spans import NOT_RECORDED, RequestSpans, describe
 from service.streams import BODIES, MakeBody, send_bodies
@@ -36,7 +36,8 @@ POLLED_ROUTES = frozenset(
 PAGE_FILES = ("/static/", "/docs/")  # a load of the page requests dozens, so they are logged like polls
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CLIENT_GONE = 499  # nginx' status for a client that disconnected before its answer; it is only logged
-RECORDED = ("path", "route", "path_params", "client")  # keys of a scope that the log and metrics need
+# keys of a scope that the log, metrics and errors need
+RECORDED = ("path", ROOT_PATH, "route", "path_params", "client")
 # Headers of which only the first one would count, while a proxy before the service may use the last one.
 # `service.authentication` refuses several Authorization headers.
 SINGLE_HEADERS = {
@@ -107,7 +108,7 @@ class Requests:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         bodies: list[MakeBody] = []
-        scope = dict(scope, path=self._inner_path(scope["path"])) | {BODIES: bodies}
+        scope = dict(scope, path=self._inner_path(scope["path"])) | {BODIES: bodies, ROOT_PATH: self._root_path}
         method = scope["method"]
         if method == "HEAD":  # RFC 9110, 9.3.2: answered like GET, without the body
             scope, send = dict(scope, method="GET"), without_body(send)

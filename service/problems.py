@@ -29,6 +29,7 @@ log = structlog.get_logger("service")
 
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 MEDIA_TYPE = "application/problem+json"
+ROOT_PATH = "adm.root_path"  # key in a request's scope: ADM_ROOT_PATH
 RETRY_AFTER_SECONDS = 2  # while Redis or the store is unavailable; a restart of either takes about that long
 
 OPENAI_PREFIX = "/v1/images/"  # of paths whose errors are in OpenAI's envelope
@@ -103,8 +104,14 @@ def problem(
     """A problem response; without a kind its type is about:blank and its title the status's phrase."""
     if request.scope["path"].startswith(OPENAI_PREFIX):
         return envelope(status, detail, kind, headers, members.get("errors", []))
-    content = content_of(status, detail, request.url.path, kind) | members
+    content = content_of(status, detail, public_path(request, request.scope["path"]), kind) | members
     return Response(json.dumps(content), status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def public_path(request: Request, path: str) -> str:
+    """A decoded path in the form of a URL, as the service's callers see it: below ADM_ROOT_PATH."""
+    root_path: str = request.scope[ROOT_PATH]
+    return root_path + quote(path)
 
 
 def content_of(status: int, detail: str, instance: str, kind: ErrorKind | None = None) -> dict[str, Any]:
@@ -191,9 +198,8 @@ async def on_redis_error(request: Request, error: Exception) -> Response:
 async def on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if error.status_code == 404 and has_route(path := request.scope["path"].removesuffix("/"), request):
-        root_path = request.app.state.service.settings.root_path
         query = f"?{request.url.query}" if request.url.query else ""
-        return Response(status_code=307, headers={"Location": f"{root_path}{quote(path)}{query}"})
+        return Response(status_code=307, headers={"Location": public_path(request, path) + query})
     headers = error.headers if error.status_code != 405 else {"Allow": ", ".join(sorted(allowed_methods(request)))}
     return problem(request, error.status_code, error.detail, headers=headers)
 

@@ -8,14 +8,17 @@ import ipaddress
 import json
 import re
 from collections import Counter
+from functools import partial
 from typing import ClassVar, Literal, NamedTuple, cast
 from uuid import uuid4
 
 import httptools
 import structlog
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from service.problems import MEDIA_TYPE, RETRY_AFTER_SECONDS, content_of
+from service.starts import Starts
 
 log = structlog.get_logger("service.protocol")
 
@@ -57,9 +60,9 @@ class LimitedProtocol(HttpToolsProtocol):
     """One connection. `limited` makes the class that has limits.
 
     It answers 431 for a head that is too large, 408 for a head or a body that arrives too slowly, 400 for data that are
-    not HTTP, and 503 for one connection too many. It reads about MAX_PIPELINED requests ahead. It ends a connection
-    whose client reads its answer too slowly. If the unread bytes of all connections exceed their limit, it ends the
-    connections with the most of them.
+    not HTTP, and 503 for one connection too many. It reads about MAX_PIPELINED requests ahead; addresses take turns at
+    the start of their requests. It ends a connection whose client reads its answer too slowly. If the unread bytes of
+    all connections exceed their limit, it ends the connections with the most of them.
     """
 
     # in slots, because these attributes would double the size of a connection's dictionary
@@ -80,6 +83,7 @@ class LimitedProtocol(HttpToolsProtocol):
     limits: ClassVar[Limits]
     unread: ClassVar[dict["LimitedProtocol", None]]  # connections whose answer waits for its client
     addresses: ClassVar[Counter[str]]  # open connections of each address or network (`counted_as`)
+    starts: ClassVar[Starts]  # requests of all connections that are to be started
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn's own signature
         super().connection_made(transport)
@@ -199,6 +203,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._arriving = None
         super().on_message_complete()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self.starts.add(self._address, partial(super()._start_asgi_task, cycle, app))
+
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._read_on()
@@ -303,7 +310,11 @@ class LimitedProtocol(HttpToolsProtocol):
 
 def limited(limits: Limits) -> type[LimitedProtocol]:
     """The protocol of all connections of a server."""
-    return type("LimitedProtocol", (LimitedProtocol,), {"limits": limits, "unread": {}, "addresses": Counter()})
+    return type(
+        "LimitedProtocol",
+        (LimitedProtocol,),
+        {"limits": limits, "unread": {}, "addresses": Counter(), "starts": Starts()},
+    )
 
 
 def counted_as(address: str) -> str:

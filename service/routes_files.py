@@ -16,16 +16,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from jobs.contract.caller import Caller
-from jobs.contract.errors import FieldError, InvalidRequestError
+from jobs.contract.errors import ErrorKind, FieldError, InvalidRequestError, RefusedError
 from jobs.contract.json_bodies import pointer_to
 from jobs.settings.environment import variable
 from jobs.storage.files import FileInfo
 from pictures.decoding import PictureError
-from pictures.sandbox import DecodeLimits, decode_in_sandbox
+from pictures.sandbox import BusyError, DecodeLimits, decode_in_sandbox
 from service.authentication import CallerDep
 from service.conditional_requests import answer_png
 from service.incoming import body_of
-from service.problems import documented, with_headers
+from service.problems import RETRY_AFTER_SECONDS, documented, with_headers
 from service.state import Service, ServiceDep
 from service.strict_query import StrictQueryRoute
 
@@ -35,6 +35,7 @@ router = APIRouter(prefix=PREFIX, tags=["files"], route_class=StrictQueryRoute)
 MAX_FRAMING_BYTES = 65_536  # of a multipart body, without the file
 PATIENCE_SECONDS = 30.0  # longest wait for the decoding of others' pictures
 DECODERS_BUSY = "too many pictures are being decoded (ADM_DECODE_PROCESSES)"
+MACHINE_BUSY = "the service's machine is too busy to decode the picture"
 MOST_FIELDS, MOST_FIELD_BYTES = 4, 1024  # of a form, without the file: the parser keeps them in memory
 MEMORY_BYTES = 1 << 20  # of a body in memory; the rest is spooled to disk
 BINARY = {"type": "string", "format": "binary"}
@@ -159,7 +160,7 @@ async def keep(request: Request, service: Service, caller: Caller, body: IO[byte
 
     A separate process decodes it, so that neither a slow store nor a slow picture delays other uploads.
     Raises: InvalidRequestError for a body that is not a picture or exceeds a limit; RefusedError if too many calls wait
-    for the store, or too much is kept; ClientDisconnect.
+    for the store, too much is kept, or the machine is too busy; ClientDisconnect.
     """
     files, settings = service.queue.files, service.settings
 
@@ -181,6 +182,8 @@ async def keep(request: Request, service: Service, caller: Caller, body: IO[byte
     except PictureError as error:
         named = f" ({variable(error.limit)})" if error.limit else ""
         raise InvalidRequestError([FieldError("/file", f"{error}{named}")]) from error
+    except BusyError as error:
+        raise RefusedError(ErrorKind.UNAVAILABLE, MACHINE_BUSY, retry_after_seconds=RETRY_AFTER_SECONDS) from error
     return await service.store_calls.run(partial(files.add, sha256, num_bytes, picture, short_side_px, caller), caller)
 
 

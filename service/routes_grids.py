@@ -1,6 +1,7 @@
 """/v1/grids: requests whose fields vary along one or two axes, their jobs, and the labelled sheets of their images."""
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ from fastapi import APIRouter, Header, Request, Response
 
 from jobs.contract.errors import ErrorKind, RefusedError
 from jobs.contract.grids import Grid, GridRequest
+from jobs.contract.job import Job
 from jobs.queue.job_queue import Asked, unknown_grid
 from jobs.queue.submitting import ItemsSubmission
 from pictures.thumbnails import Form
@@ -20,7 +22,7 @@ from service.problems import documented, with_headers
 from service.request_headers import KEY, MAX_WAIT_SECONDS, PREFER, idempotency_key, preferred_wait
 from service.routes_images import IMAGE, SIZE
 from service.routes_jobs import WAIT, all_at_end, count_submitted, refuse_other_than_json
-from service.state import ServiceDep
+from service.state import Service, ServiceDep
 from service.strict_query import StrictQueryRoute
 from tracing.propagation import current_traceparent
 
@@ -58,7 +60,7 @@ BODY: dict[str, Any] = {
         202: with_headers("Location"),
         200: {"model": Grid, "description": "All jobs ended within the wait, or the call was replayed under its key"}
         | with_headers("Location", "Idempotency-Replayed", "Preference-Applied"),
-        **documented(413, 422, 429, 503),
+        **documented(404, 413, 422, 429, 503),
     },
 )
 async def create_grid(request: Request, service: ServiceDep, caller: CallerDep) -> Response:
@@ -76,7 +78,7 @@ async def create_grid(request: Request, service: ServiceDep, caller: CallerDep) 
     if replayed:
         headers["Idempotency-Replayed"] = "true"
     if wait is not None:
-        await all_at_end(request, service, caller, [each.job for each in submitted], wait)
+        await wait_for_end(request, service, Asked(grid_id, caller), [each.job for each in submitted], wait)
     grid = await service.long_calls.run(partial(service.queue.grid, grid_id, caller), caller)
     waited = wait is not None and grid.sheet_url is not None
     if waited:
@@ -95,9 +97,7 @@ async def get_grid(
     grid = await service.long_calls.run(partial(service.queue.grid, grid_id, caller), caller)
     if wait and grid.sheet_url is None:
         jobs = [each.job for each in grid.cells if each.job is not None]
-        await all_at_end(request, service, caller, jobs, min(wait, MAX_WAIT_SECONDS))
-        if not await service.keyring.still_opens(caller):
-            raise unknown_grid(grid_id)
+        await wait_for_end(request, service, Asked(grid_id, caller), jobs, min(wait, MAX_WAIT_SECONDS))
         grid = await service.long_calls.run(partial(service.queue.grid, grid_id, caller), caller)
     return answer(grid, 200, {})
 
@@ -153,6 +153,16 @@ async def get_sheet(
         if_none_match,
         Vary="Accept",
     )
+
+
+async def wait_for_end(request: Request, service: Service, asked: Asked, jobs: Sequence[Job], seconds: float) -> None:
+    """Wait until a grid's jobs have ended, at most the given seconds.
+
+    Raises: RefusedError if the caller's key was revoked meanwhile.
+    """
+    await all_at_end(request, service, asked.caller, jobs, seconds)
+    if not await service.keyring.still_opens(asked.caller):
+        raise unknown_grid(asked.job_id)
 
 
 def answer(grid: Grid, status: int, headers: dict[str, str]) -> Response:

@@ -1,5 +1,7 @@
 """/v1/requests: the request behind an image."""
 
+from functools import partial
+
 from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 
@@ -7,8 +9,10 @@ from jobs.contract.errors import FieldError, InvalidRequestError
 from jobs.contract.request import JobRequest
 from jobs.contract.request_from_image import CHUNK, request_of
 from pictures.text_chunks import text_chunk
+from service.authentication import CallerDep
 from service.problems import documented
 from service.routes_files import BODY, uploaded
+from service.state import ServiceDep
 from service.strict_query import StrictQueryRoute
 
 FROM_IMAGE = "/v1/requests/from-image"
@@ -20,9 +24,10 @@ router = APIRouter(tags=["jobs"], route_class=StrictQueryRoute)
     response_model_exclude_unset=True,
     summary="The request that reproduces a PNG of this service, for POST /v1/jobs",
     openapi_extra=BODY,
-    responses=documented(400, 413, 422, 503),  # 503, because authentication needs Redis
+    responses=documented(400, 413, 422, 429, 503),
 )
-async def request_from_image(request: Request) -> JobRequest:
+async def request_from_image(request: Request, service: ServiceDep, caller: CallerDep) -> JobRequest:
+    await service.calls.run(partial(service.queue.quotas.take_post, caller), caller)  # like an upload
     async with uploaded(request) as body:
         text = await run_in_threadpool(text_chunk, body, CHUNK)
     if text is None:

@@ -239,7 +239,10 @@ class Fields(BaseSettings):
         default=False, description="serve callers beyond loopback without keys too, as long as no key was ever made"
     )
     quota_posts: int | None = Field(
-        default=None, ge=1, description="jobs and files that a caller of role user may post a minute; none: no quota"
+        default=None,
+        ge=1,
+        description="jobs and files that a caller of role user may post a minute, also to /v1/requests/from-image; "
+        "none: no quota",
     )
     quota_device_seconds: int | None = Field(
         default=None,

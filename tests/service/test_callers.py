@@ -206,6 +206,14 @@ def test_path_with_a_slash_too_many_is_redirected_within_the_same_host(published
         assert client.get("/docs//").status_code == client.get("/nowhere/").status_code == 404
 
 
+@pytest.mark.process
+@pytest.mark.parametrize("left_on", ["", "/adm"])
+def test_problem_names_the_path_that_its_client_called(published: str, worker: ToyWorker, left_on: str) -> None:
+    with httpx2.Client(base_url=published + left_on, headers={"Host": "images.example"}, timeout=60) as client:
+        for path in ("/v1/jobs/0", "/nowhere", "/v1/models/a%20b"):
+            assert client.get(path).json()["instance"] == f"/adm{path}"
+
+
 def test_request_id_goes_with_the_job(client: httpx2.Client, fleet: ToyWorker, redis: Redis) -> None:
     job_id = client.post("/v1/jobs", json=body(), headers={"X-Request-ID": "abc-1"}).json()["id"]
     assert redis.hget(job_key(job_id), "adm_request_id") == b"abc-1"

@@ -47,6 +47,14 @@ def test_other_origins_are_refused_as_without_the_setting(client: httpx2.Client,
     assert "Access-Control-Allow-Origin" not in client.get("/v1/jobs", headers={"Origin": origin}).headers
 
 
+def test_preflight_is_answered_at_the_names_of_the_service_alone(client: httpx2.Client) -> None:
+    asked = {"Origin": APP, "Access-Control-Request-Method": "POST"}
+    refused = client.options("/v1/jobs", headers=asked | {"Host": "evil.example"})
+    assert is_problem(refused, 421)
+    assert "Access-Control-Allow-Origin" not in refused.headers
+    assert client.options("/v1/jobs", headers=asked | {"Host": "localhost:80"}).status_code == 200
+
+
 def test_page_of_another_site_without_origin_is_refused(client: httpx2.Client) -> None:
     assert is_problem(client.post("/v1/jobs", json=body(), headers={"Sec-Fetch-Site": "cross-site"}), 403)
 

@@ -201,6 +201,21 @@ def test_hostile_picture_delays_nobody_and_ends_at_its_limit(redis: Redis, setti
 
 @pytest.mark.process
 @pytest.mark.slow
+def test_picture_that_a_busy_machine_has_no_time_to_decode_is_503(redis: Redis, settings: Settings) -> None:
+    """The picture may be an honest one: its process got less than a sixth of a core. So the client should repeat it."""
+    quick = settings.model_copy(update={"decode_cpu_seconds": 1})
+    with running_service(quick) as (address, process, _), httpx2.Client(base_url=address, timeout=60) as client:
+        with ThreadPoolExecutor(1) as other:
+            upload = other.submit(client.post, "/v1/files", content=slow_jpeg(40_000))
+            eventually(lambda: bool(decoders(psutil.Process(process.pid))), "it is being decoded")
+            decoders(psutil.Process(process.pid))[0].suspend()
+        assert is_problem(upload.result(), 503)
+        assert int(upload.result().headers["retry-after"]) > 0
+        assert decoders(psutil.Process(process.pid)) == []
+
+
+@pytest.mark.process
+@pytest.mark.slow
 def test_caller_that_hangs_up_ends_the_decoding(redis: Redis, settings: Settings) -> None:
     patient = settings.model_copy(update={"decode_cpu_seconds": 60})
     with running_service(patient) as (address, process, lines):

@@ -9,9 +9,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx2
 import pytest
 from redis import Redis
+from starlette.types import Message
 
 from jobs.queue.events import EventKind
 from jobs.settings import Settings
@@ -65,6 +67,26 @@ def document() -> dict[str, Any]:
 
 def test_document_is_the_golden_one() -> None:
     assert document() == json.loads(GOLDEN.read_text())
+
+
+def test_document_is_written_once_however_often_strangers_ask_for_it() -> None:
+    app, bodies = create_app(Settings()), list[bytes]()
+    headers = [(b"host", b"localhost")]
+    scope = {"type": "http", "method": "GET", "path": "/openapi.json", "headers": headers, "query_string": b""}
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Message) -> None:
+        bodies.extend([message["body"]] if "body" in message else [])
+
+    async def ask_twice() -> None:
+        for _ in range(2):
+            await app(scope | {"client": ("127.0.0.1", 1), "state": {}}, receive, send)
+
+    anyio.run(ask_twice)
+    first, second = bodies
+    assert first is second
 
 
 def test_document_has_the_routes_of_the_contract() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 import httpx2
 import pytest
@@ -54,10 +55,31 @@ def test_posts_over_the_quota_are_429_and_others_continue(
     assert is_refused(answer, "posts", 5, "60")
     assert 0 < int(answer.headers["retry-after"]) <= 120
     assert is_refused(client.post("/v1/files", content=png(1), headers=ann), "posts", 5, "60")
+    assert is_refused(client.post("/v1/requests/from-image", content=png(1), headers=ann), "posts", 5, "60")
     assert client.get("/v1/jobs", headers=ann).status_code == 200
     assert client.post("/v1/jobs", json=cheap, headers=bob).status_code == 202
     for _ in range(7):
         assert client.post("/v1/jobs", json=cheap, headers=root).status_code == 202
+
+
+def test_reading_the_request_of_a_picture_is_charged_as_a_post(
+    client: httpx2.Client, fleet: ToyWorker, make_key: MakeKey
+) -> None:
+    """Such a call may send as many bytes as an upload, so a caller could evade the quota of posts by it."""
+    ann = make_key("ann")
+    for _ in range(5):
+        assert is_problem(client.post("/v1/requests/from-image", content=png(), headers=ann), 422, "/file")
+    assert is_refused(client.post("/v1/jobs", json=body(), headers=ann), "posts", 5, "60")
+
+
+def test_picture_of_an_edit_is_charged_before_it_is_decoded(
+    client: httpx2.Client, fleet: ToyWorker, make_key: MakeKey
+) -> None:
+    ann = make_key("ann")
+    edit: dict[str, Any] = {"data": {"prompt": "torus"}, "files": {"image": b"no picture"}, "headers": ann}
+    for _ in range(5):
+        assert client.post("/v1/images/edits", **edit).status_code == 400
+    assert client.post("/v1/images/edits", **edit).status_code == 429
 
 
 def test_device_seconds_over_the_quota_are_429(client: httpx2.Client, fleet: ToyWorker, make_key: MakeKey) -> None:

@@ -21,7 +21,9 @@ from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.jobs.samples import png
 from tests.service.conftest import MakeKey, ToyWorker, body, wait_followed
+from tests.service.test_grids import grid
 from tests.service.test_jobs import is_problem
+from tests.waiting import eventually
 
 UNKNOWN = {"job_id": "0" * 32, "file_id": "file-" + "0" * 32}
 Headers = dict[str, str]
@@ -205,6 +207,31 @@ def test_long_poll_of_a_revoked_key_reveals_nothing(
         KeyStore(redis).revoke("ann")
         fleet.release()
         assert is_problem(waiting.result(), 404)
+
+
+HELD: dict[str, tuple[str, str, Any]] = {
+    "a grid": ("GET", "/v1/grids/{grid_id}?wait=20", None),
+    "a grid that is posted": ("POST", "/v1/grids", grid()),
+    "images of OpenAI's API": ("POST", "/v1/images/generations", {"prompt": "torus"}),
+}
+
+
+@pytest.mark.parametrize("held", HELD)
+def test_other_held_calls_of_a_revoked_key_reveal_nothing_either(
+    client: httpx2.Client, redis: Redis, fleet: ToyWorker, callers: Callers, held: str
+) -> None:
+    method, path, sent = HELD[held]
+    if "{" in path:
+        posted = client.post("/v1/grids", json=grid(), headers=callers.ann)
+        path = path.format(grid_id=posted.json()["id"])
+    with ThreadPoolExecutor(1) as pool:
+        headers = callers.ann | {"Prefer": "wait=20"}
+        waiting = pool.submit(client.request, method, path, json=sent, headers=headers)
+        eventually(lambda: listed(client, callers.operator) != [], "the jobs are queued")
+        wait_followed(redis, listed(client, callers.operator)[-1])
+        KeyStore(redis).revoke("ann")
+        fleet.release()
+        assert waiting.result().status_code == 404
 
 
 def test_record_carries_the_callers_id_and_no_key(client: httpx2.Client, redis: Redis, callers: Callers) -> None:

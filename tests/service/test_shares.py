@@ -1,12 +1,16 @@
 """Limits on what one address or caller can take from the others: connections, unread answers, bodies."""
 
 import io
+import json
 import os
 import select
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPResponse
+from itertools import pairwise
+from typing import Any
 
 import httpx2
 import pytest
@@ -69,6 +73,27 @@ def test_one_caller_leaves_connections_of_a_shared_address_to_others(
     )
     for each in streams:
         each.socket.close()
+
+
+def test_requests_sent_ahead_in_many_connections_do_not_all_go_before_another_addresss(
+    service_settings: Settings, redis: Redis
+) -> None:
+    """The log has the order of answers: between two of one connection, each of the 100 others would have one too."""
+    with running_service(service_settings) as (address, _, lines):
+        ahead = [RawConnection(address) for _ in range(100)]
+        for each in ahead:
+            each.send(b"GET /docs HTTP/1.1\r\nHost: localhost\r\n\r\n" * 300)
+        other = RawConnection(address, source="127.0.0.2")
+        other.send(b"GET /docs HTTP/1.1\r\nHost: localhost\r\n\r\n" * 7)
+        other.send(b"GET /docs HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        assert other.rest().count(b"HTTP/1.1 200 OK") == 8
+        for each in (*ahead, other):
+            each.socket.close()
+    answered = [json.loads(line)["client"].partition(":")[0] for line in lines if '"request"' in line]
+    places = [place for place, client in enumerate(answered) if client == "127.0.0.2"]
+    assert len(places) == 8
+    assert len(answered) > places[-1] + 100, "the others still had requests"
+    assert max(after - before for before, after in pairwise(places)) < 50
 
 
 def test_answers_that_nobody_reads_are_dropped_and_others_continue(small: tuple[str, list[str]], redis: Redis) -> None:
@@ -162,10 +187,30 @@ def test_body_sent_to_a_stream_takes_no_room_from_uploads(
         client.send(head.encode() + b"30D40\r\n" + bytes(200_000) + b"\r\n0\r\n\r\n")
         assert client.socket.recv(15) == b"HTTP/1.1 200 OK"
         client.socket.close()
-    noise = io.BytesIO()
-    Image.frombytes("RGB", (240, 240), os.urandom(3 * 240**2)).save(noise, "png")
-    assert httpx2.post(f"{address}/v1/files", files={"file": noise.getvalue()}, timeout=60).status_code == 201
+    assert httpx2.post(f"{address}/v1/files", files={"file": noise(240)}, timeout=60).status_code == 201
     assert not [line for line in lines if '"event": "failed"' in line]
+
+
+@pytest.mark.slow
+def test_body_of_an_edit_takes_no_room_from_uploads_while_its_job_runs(
+    small: tuple[str, list[str]], redis: Redis, worker: ToyWorker
+) -> None:
+    address, _ = small
+    worker.hold()
+    with httpx2.Client(base_url=address, timeout=60) as client, ThreadPoolExecutor(1) as other:
+        form: dict[str, Any] = {"data": {"prompt": "torus"}, "files": {"image": noise(520)}}
+        edit = other.submit(httpx2.post, f"{address}/v1/images/edits", timeout=60, **form)
+        eventually(lambda: client.get("/v1/jobs").json()["data"], "its job is queued")
+        assert client.post("/v1/files", files={"file": noise(520)}).status_code == 201, "1.6 MB in all, of 1 MiB"
+        worker.release()
+        assert edit.result().status_code == 200
+
+
+def noise(side_px: int) -> bytes:
+    """A PNG of three bytes for each pixel."""
+    file = io.BytesIO()
+    Image.frombytes("RGB", (side_px, side_px), os.urandom(3 * side_px**2)).save(file, "png")
+    return file.getvalue()
 
 
 @pytest.mark.parametrize(
