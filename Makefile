@@ -46,7 +46,7 @@ up: install
 demo: install
 	$(BIN)/adm demo
 
-# Two processes, each file on one of them, because many tests wait for processes of their own. Files run in the order of
+# Three processes, each file on one of them, because many tests wait for processes of their own. Files run in the order of
 # their folders; otherwise files with few tests come last, and chaos, with one test of minutes per file, would run alone.
 test: check browser kubectl npm $(PROMETHEUS) $(SEAWEEDFS) $(KERNELS)
 	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder

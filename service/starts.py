@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from service.turns import Turns
 
-MOST = 32  # requests started in a round; with 8, calls shared fewer round trips to Redis, and POSTs were a seventh fewer
+MOST = 32  # requests started in a round; of 8, fewer shared a round trip to Redis, and POSTs were a seventh fewer
 
 
 class Starts:
