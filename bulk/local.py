@@ -31,8 +31,7 @@ STOP_SECONDS = 5.0
 class Maker(Protocol):
     """Pipelines on one device."""
 
-    @property
-    def numerics(self) -> str: ...
+    def numerics_of(self, model: str) -> str: ...
 
     @property
     def max_rows(self) -> int: ...
@@ -83,7 +82,7 @@ class Local:
 
     def _make_here(self, settings: Settings, work: Work) -> None:
         maker = self.open_maker(settings, self.devices[0])
-        work.on_numerics(maker.numerics)
+        work.on_numerics(maker.numerics_of(work.request.model))
         work.on_note("")
 
         def keep(chunk: Chunk, images: list[bytes]) -> None:
@@ -225,7 +224,7 @@ def run_device(job: DeviceJob, connection: Connection) -> None:
 
     try:
         maker = job.open_maker(job.settings, job.device)
-        connection.send(("loaded", maker.numerics))
+        connection.send(("loaded", maker.numerics_of(job.request.model)))
         make_chunks(maker, job.request, job.base, take, keep)
     except job.refusals as error:
         connection.send(("failed", str(error)))

@@ -95,5 +95,5 @@ def shown(
         error=None,
         usage=Usage(steps=worker.steps, device_seconds=round(worker.device_seconds, 4)),
         attempt=1,
-        numerics=worker.numerics,
+        numerics=worker.numerics_of(request.model),
     )

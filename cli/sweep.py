@@ -135,7 +135,7 @@ class Sweep:
 
             run_tasks(maker, take)
             guided = {each.setting.scale > 0: each for each in cells}
-            return maker.numerics, {kind: timed(maker, each) for kind, each in guided.items()}
+            return maker.numerics_of(self.model), {kind: timed(maker, each) for kind, each in guided.items()}
 
     def _report(
         self,

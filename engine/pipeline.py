@@ -34,6 +34,15 @@ class Pipeline:
     spec: PipelineSpec
     stack: Stack
 
+    @property
+    def stage_names(self) -> tuple[str, ...]:
+        """The stages of its jobs, in order."""
+        return (BASE,) if self.spec.upsampling is None else (BASE, UPSAMPLE)
+
+    @property
+    def stage_keys(self) -> tuple[str, ...]:
+        return tuple(map(self.stage_key, self.stage_names))
+
     def stage_key(self, name: str) -> str:
         """The engine's key of a stage; it contains the stack's name, because each stack in an engine has a base."""
         return f"{self.stack.name}/{name}"

@@ -15,7 +15,7 @@ from engine.compiling import WrongCodeError
 from engine.engine import Engine
 from engine.kept_shapes import KeptShapes
 from engine.numerics import fingerprint
-from engine.pipeline import BASE, UPSAMPLE, build_stages
+from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
 from jobs.contract.errors import SettingsError
 from jobs.contract.workers import WorkerInfo
@@ -50,8 +50,7 @@ def assemble(
     """
     pipelines = select(names, stacks)
     precision = choose_precision(settings.precision, device)
-    keys = {each.stage_key(BASE) for each in pipelines.values()}
-    keys |= {each.stage_key(UPSAMPLE) for each in pipelines.values() if each.spec.upsampling is not None}
+    keys = {key for each in pipelines.values() for key in each.stage_keys}
     kept = {} if before is None else {key: each for key, each in before.engine.stages.items() if key in keys}
     stages = kept | _build(settings, device, stacks, precision, kept)
     engine = Engine(stages, settings.max_rows)
@@ -60,22 +59,33 @@ def assemble(
         for shape, milliseconds in before.engine.costs.measured_ms(key).items():
             engine.costs.note(key, shape, milliseconds / 1000)
     measure_steps(engine, stages.keys() - kept.keys())
-    hashes = [each for stack in stacks for each in stack.hashes]
-    compute = partial(fingerprint, stages, precision, hashes, **encoder_versions())
-    numerics = Numerics(compute, kept_shapes(settings).forget)
+    numerics = Numerics(partial(fingerprints, pipelines, stages, precision), kept_shapes(settings).forget)
     registry = CollectorRegistry() if before is None else before.registry
     info = WorkerInfo(
         name=name,
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         pipelines=tuple(pipelines),
         row_shapes=engine.row_shapes,
-        numerics=numerics.now,
+        numerics=numerics.of_all,
+        numerics_by_pipeline=numerics.by_pipeline,
         started_at=time.time() if before is None else before.info.started_at,
         last_heartbeat=time.time(),
         version=version("adm-serve"),
     )
     metrics = StepMetrics(registry) if before is None else before.metrics
     return LoadedPipelines(pipelines, engine, info, metrics, registry, numerics, Audit(stages, settings.audit_share))
+
+
+def fingerprints(
+    pipelines: Mapping[str, Pipeline], stages: Mapping[str, Stage], precision: Precision
+) -> dict[str, str]:
+    """The numerics of each pipeline, from its own stages as they are now."""
+    return {
+        name: fingerprint(
+            {key: stages[key] for key in each.stage_keys}, precision, each.stack.hashes, **encoder_versions()
+        )
+        for name, each in pipelines.items()
+    }
 
 
 def _build(

@@ -208,7 +208,9 @@ class Attempts:
     ) -> None:
         """Complete a job; its result is written on the queue's thread, while other jobs continue."""
         self.forget(attempt)
-        call = partial(self._results.complete, attempt.claim, images, usage, self._numerics.now, results)
+        claim = attempt.claim
+        numerics = self._numerics.of(claim.request.model)
+        call = partial(self._results.complete, claim, images, usage, numerics, results)
         self._queue.write(call, partial(self._ended, attempt))
 
     def requeue_after_outage(self, claim: Claim, error: Exception) -> None:

@@ -1,5 +1,7 @@
 """Runs audits while the worker is idle, logs and counts them, and renews the numerics when one finds a difference."""
 
+import hashlib
+import json
 from collections.abc import Callable
 
 import structlog
@@ -7,25 +9,36 @@ import torch
 
 from engine.audit import Audit
 from engine.engine import Engine
+from engine.numerics import LENGTH
 from worker.metrics import StepMetrics
 
 log = structlog.get_logger("worker.auditing")
 
 
 class Numerics:
-    """The numerics fingerprint of a worker; it changes when an audit disables a row shape.
+    """The numerics fingerprint of each pipeline of a worker; it changes when an audit disables a row shape.
 
-    forget_shapes: makes later starts compare the row shapes again.
+    A pipeline's fingerprint is of its own networks alone, so that a checkpoint is usable wherever they are loaded in
+    the same way, whatever else is. compute: computes all fingerprints. forget_shapes: makes later starts compare the
+    row shapes again.
     """
 
-    def __init__(self, compute: Callable[[], str], forget_shapes: Callable[[], None]) -> None:
+    def __init__(self, compute: Callable[[], dict[str, str]], forget_shapes: Callable[[], None]) -> None:
         self._compute, self._forget_shapes = compute, forget_shapes
-        self.now = compute()
+        self.by_pipeline = compute()
+
+    def of(self, pipeline: str) -> str:
+        return self.by_pipeline[pipeline]
+
+    @property
+    def of_all(self) -> str:
+        """One fingerprint of all pipelines; workers that have the same make the same bytes in each of them."""
+        return hashlib.sha256(json.dumps(self.by_pipeline, sort_keys=True).encode()).hexdigest()[:LENGTH]
 
     def renew(self) -> None:
-        """Compute the fingerprint again, after a difference that the comparison at start had not found."""
+        """Compute the fingerprints again, after a difference that the comparison at start had not found."""
         self._forget_shapes()
-        self.now = self._compute()
+        self.by_pipeline = self._compute()
 
 
 class Auditing:
@@ -54,7 +67,7 @@ class Auditing:
             return
         stage = self._engine.stages[difference.stage]
         self._metrics.differences.labels(stage.name).inc()
-        before = self._numerics.now
+        before = self._numerics.of_all
         self._numerics.renew()
         log.error(
             "audit_difference",
@@ -65,6 +78,6 @@ class Auditing:
             out_of_use={part: list(shapes) for part, shapes in difference.guilty.items()},
             shapes_left={part: list(shapes) for part, shapes in stage.row_shapes.items()},
             numerics_before=before,
-            numerics=self._numerics.now,
+            numerics=self._numerics.of_all,
             see="docs/decisions/0014-a-row-is-computed-by-one-thread.md",
         )

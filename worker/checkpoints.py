@@ -119,9 +119,10 @@ class Checkpoints:
         )
 
     def _store_state(self, claim: Claim, state: JobState) -> tuple[CheckpointRecord, int] | UnavailableError:
-        data = to_bytes(state, claim.request, self._numerics.now)
+        numerics = self._numerics.of(claim.request.model)
+        data = to_bytes(state, claim.request, numerics)
         try:
-            return self._store.put_checkpoint(claim.job_id, claim.token, self._numerics.now, data), len(data)
+            return self._store.put_checkpoint(claim.job_id, claim.token, numerics, data), len(data)
         except UnavailableError as error:
             return error
 
@@ -197,7 +198,8 @@ class Checkpoints:
 
     def load(self, claim: Claim, checkpoint: CheckpointRecord) -> JobState:
         """The state in a checkpoint. For any thread. Raises: UnusableCheckpointError, UnavailableError."""
-        if checkpoint.numerics != self._numerics.now:
+        numerics = self._numerics.of(claim.request.model)
+        if checkpoint.numerics != numerics:
             raise UnusableCheckpointError("the checkpoint is of other numerics")
         try:
             data = self._store.get_checkpoint(claim.job_id, checkpoint)
@@ -205,7 +207,7 @@ class Checkpoints:
             raise UnusableCheckpointError("the checkpoint is gone") from error
         if hashlib.sha256(data).hexdigest() != checkpoint.sha256:
             raise UnusableCheckpointError("the checkpoint is damaged")
-        state = from_bytes(data, claim.request, self._numerics.now)
+        state = from_bytes(data, claim.request, numerics)
         # another attempt may have published its own images instead, and the upkeep may have removed these
         if any(each not in claim.published for each in state.images):
             raise UnusableCheckpointError("an image of the checkpoint is no longer published")

@@ -104,7 +104,7 @@ class ImageWriter:
             self._store.check(time.monotonic() - handed_over_at)
             pipeline = self._pipelines[claim.request.model]
             with self._spans.part(claim, "encode", index):
-                png = encode(pixels, describe(claim.request, index, pipeline, self._numerics.now))
+                png = encode(pixels, describe(claim.request, index, pipeline, self._numerics.of(claim.request.model)))
             waited = time.monotonic() - handed_over_at  # otherwise each image would wait for an unavailable store again
             with self._spans.part(claim, "store", index):
                 return self._store.put_with_retries(claim, index, png, stop_if_forgotten, waited)

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from engine.audit import Audit
 from engine.engine import Engine
-from engine.pipeline import BASE, UPSAMPLE, Pipeline
+from engine.pipeline import Pipeline
 from jobs.contract.workers import WorkerInfo
 from worker.auditing import Numerics
 from worker.metrics import StepMetrics
@@ -37,7 +37,8 @@ class LoadedPipelines:
         self.metrics.max_rows.set(self.engine.max_rows)
         info = self.info.model_copy(
             update={
-                "numerics": self.numerics.now,
+                "numerics": self.numerics.of_all,
+                "numerics_by_pipeline": self.numerics.by_pipeline,
                 "rows_in_flight": self.engine.rows_in_flight,
                 "row_shapes": self.engine.row_shapes,
                 "step_ms": {name: self._step_ms(pipeline) for name, pipeline in self.pipelines.items()},
@@ -46,5 +47,4 @@ class LoadedPipelines:
         return info, generate_latest(self.registry).decode()
 
     def _step_ms(self, pipeline: Pipeline) -> dict[str, dict[int, float]]:
-        stages = [BASE] if pipeline.spec.upsampling is None else [BASE, UPSAMPLE]
-        return {stage: self.engine.costs.measured_ms(pipeline.stage_key(stage)) for stage in stages}
+        return {name: self.engine.costs.measured_ms(pipeline.stage_key(name)) for name in pipeline.stage_names}

@@ -59,9 +59,8 @@ class LocalWorker:
         self.steps = 0  # evaluations by the engine, summed over images and stages
         self.device_seconds = 0.0
 
-    @property
-    def numerics(self) -> str:
-        return self._loaded.info.numerics
+    def numerics_of(self, model: str) -> str:
+        return self._loaded.numerics.of(model)
 
     @property
     def max_rows(self) -> int:
@@ -102,7 +101,7 @@ class LocalWorker:
 
     def png(self, request: ResolvedRequest, index: int, pixels: bytes) -> bytes:
         """The PNG that a worker with the same numerics stores for an image, from the pixels that `step` returned."""
-        text = describe(request, index, self._loaded.pipelines[request.model], self.numerics)
+        text = describe(request, index, self._loaded.pipelines[request.model], self.numerics_of(request.model))
         return encode(as_picture(pixels), text)
 
 

@@ -16,7 +16,10 @@ class WorkerInfo(Announced):
     step_ms: dict[str, dict[str, dict[int, float]]] = Field(
         default_factory=dict, description="measured milliseconds of a step: by pipeline, stage and row shape"
     )
-    numerics: str  # fingerprint under which bytes repeat
+    numerics: str = Field(description="fingerprint of all its pipelines' numerics")
+    numerics_by_pipeline: dict[str, str] = Field(
+        default_factory=dict, description="the numerics that a pipeline's jobs have from this worker"
+    )
     started_at: float  # Unix seconds, as all times here
     last_heartbeat: float
     version: str

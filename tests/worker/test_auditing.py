@@ -65,26 +65,28 @@ def serve(
 def test_wrong_kernel_is_logged_counted_and_changes_the_numerics(
     loaded: LoadedPipelines, bench: Bench, open_inbox: OpenInbox, redis: Redis, settings: Settings
 ) -> None:
-    stage, before = loaded.engine.stages["demo/base"], loaded.numerics.now
+    stage, before = loaded.engine.stages["demo/base"], loaded.numerics.of_all
     stage.networks._network = off_at(4, stage.networks._network)  # a kernel with a fault at four rows; ours has none
     files = FileStore(redis, settings, bench.images.objects)
     with capture_logs() as logs:
-        serve(loaded, bench, open_inbox(), files, settings, lambda: loaded.numerics.now != before)
+        serve(loaded, bench, open_inbox(), files, settings, lambda: loaded.numerics.of_all != before)
     (line,) = [each for each in logs if each["event"] == "audit_difference"]
     assert (line["stage"], line["out_of_use"]) == ("demo/base", {"network": [4]})
     assert line["row_shape"] in (1, 2, 4)  # of the step that was kept: four rows, or fewer, taken again among others
-    assert (line["numerics_before"], line["numerics"]) == (before, loaded.numerics.now)
+    assert (line["numerics_before"], line["numerics"]) == (before, loaded.numerics.of_all)
     assert counted(loaded.registry, "adm_audit_differences") == 1
     assert loaded.engine.row_shapes == (1, 2)
     assert list((settings.data / "row-shapes").iterdir()) == []  # so that the next start compares the shapes again
-    assert loaded.report()[0].numerics == loaded.numerics.now
+    announced, _ = loaded.report()
+    assert announced.numerics == loaded.numerics.of_all
+    assert announced.numerics_by_pipeline == {"demo": loaded.numerics.of("demo")}
 
 
 def test_sound_worker_audits_and_finds_nothing(
     loaded: LoadedPipelines, bench: Bench, open_inbox: OpenInbox, redis: Redis, settings: Settings
 ) -> None:
-    before, files = loaded.numerics.now, FileStore(redis, settings, bench.images.objects)
+    before, files = loaded.numerics.of_all, FileStore(redis, settings, bench.images.objects)
     serve(loaded, bench, open_inbox(), files, settings, lambda: counted(loaded.registry, "adm_audits") >= 2)
     assert counted(loaded.registry, "adm_audit_differences") == 0
-    assert loaded.numerics.now == before
+    assert loaded.numerics.of_all == before
     assert list((settings.data / "row-shapes").iterdir())

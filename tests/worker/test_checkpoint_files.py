@@ -167,7 +167,7 @@ class Writer:
     def __init__(self, bench: Bench, inbox: Inbox, engine: Engine, seconds: float) -> None:
         self._calls = BackgroundCalls()
         self._queue = QueueThread(inbox, self._calls)
-        numerics = Numerics(lambda: "numerics", lambda: None)
+        numerics = Numerics(lambda: {"demo": "numerics"}, lambda: None)
         self.checkpoints = Checkpoints(engine, inbox.results, self._queue, self._calls, bench.images, numerics, seconds)
 
     def write_if_due(self, attempt: Attempt) -> None:

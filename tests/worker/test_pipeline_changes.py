@@ -16,6 +16,7 @@ from jobs.queue.changes import Changes
 from jobs.settings import Settings
 from tests.waiting import eventually
 from tests.worker.programs import Client, Start
+from tests.worker.test_checkpoints import LONG, OFTEN, logged, wait_checkpointed
 from tests.worker.tiny_stack import write_tiny_stack
 from worker.loading import load
 from worker.pipeline_changes import PipelineChanger, RefusedChangeError, check, make, reason
@@ -85,6 +86,24 @@ def test_pipeline_is_loaded_and_another_unloaded_and_images_are_those_of_a_worke
     fresh.wait_ready()
     eventually(lambda: served_by(client) == {"other"}, "the other worker is known")
     assert images_of(client, "other") == found, "bytes and numerics"
+
+
+@pytest.mark.slow
+def test_job_continues_from_its_checkpoint_on_a_worker_that_serves_other_pipelines_too(
+    start: Start, client: Client
+) -> None:
+    worker = start(**OFTEN, ADM_PIPELINES="demo")
+    worker.wait_ready()
+    undisturbed = images_of(client, "demo", **LONG)
+    job_id = client.submit(model="demo", **LONG)
+    wait_checkpointed(worker, client, job_id)
+    worker.kill()
+    second = start(**OFTEN, ADM_PIPELINES="demo,other")
+    (job,) = client.wait_all([job_id])
+    assert (job.attempt, len(logged(second, "resumed", job_id))) == (2, 1)
+    assert (client.bytes_of(job), job.numerics) == undisturbed
+    (announced,) = client.queue.fleet.read(fresh=True).workers
+    assert announced.numerics_by_pipeline["demo"] == job.numerics != announced.numerics_by_pipeline["other"]
 
 
 @pytest.mark.slow
