@@ -184,7 +184,7 @@ def test_pictures_that_cannot_be_measured_are_reported_in_one_line(
         ("shapes?seed=1&seed=2", (), "a setting is given twice"),
         ("local:demo?steps=x", (), "demo: steps=x: must be a whole number"),
         ("local:demo?scale=x", (), "demo: scale=x: must be a number"),
-        ("local:demo?scale=-1", (), "local:demo?scale=-1: scale: input should be greater than or equal to 0"),
+        ("local:demo?scale=-1", (), "local:demo?scale=-1: scale: must be at least 0"),
         ("local:none", (), "local:none: pipeline: no stack of"),
         ("service:demo", ("--url", "http://[x"), "adm: --url: 'http://[x' is not a URL"),
         ("shapes", ("--url", "http://127.0.0.1"), "--url http://127.0.0.1: is only for samples of a service"),

@@ -114,7 +114,7 @@ def test_sweeps_of_different_images_are_not_joined(own_weights: Path, tmp_path: 
     [
         ("--scale", "0,x", "--scale 0,x: must be numbers, separated by commas"),
         ("--steps", "1.5", "--steps 1.5: must be numbers, separated by commas"),
-        ("--scale", "-1", "adm: --scale: input should be greater than or equal to 0"),
+        ("--scale", "-1", "adm: --scale: must be at least 0"),
         ("--against", "local:demo", "must be an existing set"),
     ],
 )

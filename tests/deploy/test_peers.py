@@ -1,25 +1,24 @@
 """`make test-peers` fails where it compares nothing: its conftest decides that, here on a stand-in for its folders."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow  # each run imports torch
+from tests.warm import WORKER, run_warm
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 
 
-def run(folder: Path, official: Path, test: str) -> subprocess.CompletedProcess[str]:
-    """Run one test of a folder of its own under the conftest of the peers."""
+def run(folder: Path, official: Path, test: str) -> tuple[int, str]:
+    """Run one test of a folder of its own under the conftest of the peers; returns the status and what is printed."""
     (folder / "conftest.py").write_text((ROOT / "tests/peers/conftest.py").read_text())
     (folder / "test_it.py").write_text(f"import pytest\n{test}\n")
-    return subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--rootdir={folder}", str(folder)],
-        check=False, capture_output=True, text=True, env=os.environ | {"OFFICIAL": str(official)},
-    )  # fmt: skip
+    arguments = ["-p", "no:cacheprovider", f"--rootdir={folder}", str(folder)]
+    status, printed, errors = run_warm("pytest", arguments, os.environ | {"OFFICIAL": str(official)}, WORKER)
+    return status, printed + errors
 
 
 @pytest.fixture
@@ -31,9 +30,9 @@ def official(tmp_path: Path) -> Path:
 
 
 def test_cases_that_were_compared_are_counted(tmp_path: Path, official: Path) -> None:
-    ran = run(tmp_path, official, "def test_it(): pass")
-    assert ran.returncode == 0, ran.stdout
-    assert "1 cases compared" in ran.stdout
+    status, printed = run(tmp_path, official, "def test_it(): pass")
+    assert status == 0, printed
+    assert "1 cases compared" in printed
 
 
 @pytest.mark.parametrize(
@@ -42,11 +41,11 @@ def test_cases_that_were_compared_are_counted(tmp_path: Path, official: Path) ->
     ids=["no case", "case that is skipped", "missing peer"],
 )
 def test_run_that_leaves_a_case_out_fails(tmp_path: Path, official: Path, test: str) -> None:
-    ran = run(tmp_path, official, test)
-    assert ran.returncode != 0, ran.stdout
+    status, printed = run(tmp_path, official, test)
+    assert status != 0, printed
 
 
 def test_missing_official_code_fails_and_says_what_names_it(tmp_path: Path) -> None:
-    ran = run(tmp_path, tmp_path / "nowhere", "def test_it(): pass")
-    assert ran.returncode == 1
-    assert "OFFICIAL=folder" in ran.stdout + ran.stderr
+    status, printed = run(tmp_path, tmp_path / "nowhere", "def test_it(): pass")
+    assert status == 1
+    assert "OFFICIAL=folder" in printed
