@@ -24,6 +24,9 @@ function svg(name, attributes, ...children) {
 
 const short = (value) => (value === 0 || (Math.abs(value) >= 1e-3 && Math.abs(value) < 1e5) ? String(+value.toPrecision(4)) : value.toExponential(1));
 
+/** A figure's name as the page shows it: q0 to q3 are the quarters of the timesteps, from the least noise. */
+const inWords = (name) => name.replace(/_q([0-3])$/, (_, quarter) => `, quarter ${Number(quarter) + 1} of the timesteps`).replaceAll("_", " ");
+
 /** A figure of several runs by step: [{points: [[step, value]], series}]. */
 function chart(name, lines) {
   const xs = lines.flatMap(({ points }) => points.map(([step]) => step));
@@ -57,7 +60,7 @@ function names(runs) {
 }
 
 function showCurves(runs) {
-  const charts = names(runs).map((name) => chart(name, runs
+  const charts = names(runs).map((name) => chart(inWords(name), runs
     .map((run, place) => ({ series: place % SERIES, points: run.lines.filter((line) => name in line).map((line) => [line.step, line[name]]) }))
     .filter(({ points }) => points.length > 0)));
   byId("curves").replaceChildren(...charts);
@@ -109,6 +112,7 @@ async function ask() {
     const runs = await Promise.all([...chosen].map((id) => call("GET", `/v1/runs/${encodeURIComponent(id)}`)));
     document.querySelector("main").hidden = data.length === 0;
     showCurves(runs);
+    byId("grids").parentElement.hidden = runs.every((run) => run.previews.length === 0);
     if (!byId("grids").contains(document.activeElement)) {
       byId("grids").replaceChildren(...runs.filter((run) => run.previews.length > 0).map(grid));
     }
