@@ -201,7 +201,14 @@ async def on_http(request: Request, error: Exception) -> Response:
         query = f"?{request.url.query}" if request.url.query else ""
         return Response(status_code=307, headers={"Location": public_path(request, path) + query})
     headers = error.headers if error.status_code != 405 else {"Allow": ", ".join(sorted(allowed_methods(request)))}
-    return problem(request, error.status_code, error.detail, headers=headers)
+    is_starlettes = error.detail == HTTPStatus.NOT_FOUND.phrase  # for a path that no route has
+    return problem(
+        request, error.status_code, nothing_here(request) if is_starlettes else error.detail, headers=headers
+    )
+
+
+def nothing_here(request: Request) -> str:
+    return f"nothing is at this path; {public_path(request, '/docs')} lists the calls"
 
 
 def has_route(path: str, request: Request) -> bool:
@@ -230,7 +237,7 @@ async def on_invalid_parameters(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
     if any(each["loc"][0] == "path" for each in found):
-        return problem(request, 404, "Not Found")
+        return problem(request, 404, nothing_here(request))
     errors = [FieldError("".join(f"/{part}" for part in each["loc"][1:]), each["msg"]) for each in found]
     return await on_refused(request, InvalidRequestError(errors))
 

@@ -28,7 +28,9 @@ def test_every_error_kind_has_one_status_and_title() -> None:
 
 
 def test_unknown_route_and_method_are_problems(client: httpx2.Client) -> None:
-    assert is_problem(client.get("/v1/nothing"), 404)
+    unknown = client.get("/v1/nothing")
+    assert is_problem(unknown, 404)
+    assert unknown.json()["detail"] == "nothing is at this path; /docs lists the calls"
     assert is_problem(client.get("/static/nothing.js"), 404)
     assert is_problem(client.get("/docs/../../secret"), 404)
     assert is_problem(client.put("/v1/jobs"), 405)
