@@ -111,4 +111,4 @@ def test_huge_file_of_figures_is_read_from_its_end(runs: httpx2.Client, folder: 
 def test_service_without_a_folder_says_so(client: httpx2.Client) -> None:
     response = client.get("/v1/runs")
     assert response.status_code == 404
-    assert "ADM_RUNS names it" in response.json()["detail"]
+    assert "set ADM_RUNS to one" in response.json()["detail"]
