@@ -1,10 +1,12 @@
 """Shared fixtures: one real Redis (Valkey) on a unix socket, emptied before each test that uses it; a real bucket."""
 
 import contextlib
+import logging
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ from uuid import uuid4
 
 import hypothesis
 import pytest
+import structlog
 from redis import Redis
 from redis.backoff import ConstantBackoff
 from redis.exceptions import RedisError
@@ -36,6 +39,23 @@ os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("authority.pem"))
 # are the same in every run.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture(autouse=True)
+def logs_are_the_tests_own() -> Iterator[None]:
+    """Undo what a command set up in this process: logs to the test's stderr, which is closed when the test ends.
+
+    A logger also keeps the stderr of its first line, so it is made to look again.
+    """
+    handlers = list(logging.getLogger().handlers)
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
+        logging.getLogger().handlers[:] = handlers
+        for module in list(sys.modules.values()):
+            for each in list(vars(module).values()):
+                if type(each) is structlog._config.BoundLoggerLazyProxy:  # private: nothing public forgets it
+                    vars(each).pop("bind", None)
 
 
 class RedisServer:

@@ -59,4 +59,4 @@ def test_error_names_the_option_that_named_the_pipeline() -> None:
 
 
 def test_line_names_no_setting_where_a_command_has_none() -> None:
-    assert error_text(UnknownPipelineError("huge", WEIGHTS, ["demo"]), "").startswith("no stack of /weights")
+    assert error_text(UnknownPipelineError("huge", WEIGHTS, ["demo"]), "").startswith(f"no stack of {WEIGHTS}")
