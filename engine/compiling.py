@@ -9,7 +9,6 @@ shapes did not agree.
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import math
 import os
@@ -26,6 +25,7 @@ from torch import Tensor
 
 from engine.rounding import ROUNDING
 from engine.row_shapes import FEW
+from engine.short_hash import short_hash
 from models.networks.compiler_flags import FLAGS, use_sound_flags
 from models.networks.config import ClassifierConfig, UNetConfig
 from models.stack import Stack
@@ -35,7 +35,6 @@ MOST_APART = 0.05  # largest distance of compiled from eager results, of their l
 FAINT = 1e-4  # root mean square; fainter results, which change no pixel, may be as far apart as those of this size
 FORM = "opaque convolutions and norms"  # a part of the folder's name; another text leaves earlier code unused
 MARKER = "compiled.json"
-LENGTH = 16
 UNUSED_SECONDS = 30 * 86400.0  # a folder is removed so long after the last start that used it
 MOST_COMPILATIONS = 256  # of one function, over all networks and shapes
 
@@ -94,8 +93,7 @@ class Compiler:
             "networks": [dataclasses.asdict(config) for stack in stacks for config in configs_of(stack)],
             "rounding": ROUNDING,
         }
-        digest = hashlib.sha256(json.dumps(self._facts, sort_keys=True).encode()).hexdigest()[:LENGTH]
-        self.folder = folder.absolute() / digest
+        self.folder = folder.absolute() / short_hash(self._facts)
 
     @property
     def is_warm(self) -> bool:

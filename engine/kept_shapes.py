@@ -16,12 +16,12 @@ import torch
 from engine.processor import processor
 from engine.rounding import ROUNDING
 from engine.shape_choice import choose_shapes
+from engine.short_hash import short_hash
 from engine.stage import Stage
 from files.atomic import atomic_write
 from models.networks import native_norm
 
 DIRECTING = ("ATEN_", "DNNL_", "ONEDNN_", "MKL_")  # prefixes of environment variables by which kernels are chosen
-LENGTH = 16
 
 
 class KeptShapes:
@@ -67,8 +67,7 @@ class KeptShapes:
             "processor": processor(),
             "environment": {name: each for name, each in os.environ.items() if name.startswith(DIRECTING)},
         }
-        digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:LENGTH]
-        return self._folder / f"{digest}.json"
+        return self._folder / f"{short_hash(facts)}.json"
 
 
 def _hash_of(path: Path | None) -> str | None:

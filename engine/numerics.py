@@ -1,15 +1,12 @@
 """The fingerprint of all that may change rounding. Equal requests, seeds and fingerprints give equal bytes."""
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 
 import torch
 
 from engine.rounding import ROUNDING
+from engine.short_hash import short_hash
 from engine.stage import Stage
-
-LENGTH = 16
 
 
 def settle_kernels() -> None:
@@ -48,4 +45,4 @@ def fingerprint(
             key: [stage.row_shapes["network"], stage.row_shapes["guide"]] for key, stage in sorted(stages.items())
         },
     }
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:LENGTH]
+    return short_hash(facts)

@@ -201,10 +201,9 @@ async def on_http(request: Request, error: Exception) -> Response:
         query = f"?{request.url.query}" if request.url.query else ""
         return Response(status_code=307, headers={"Location": public_path(request, path) + query})
     headers = error.headers if error.status_code != 405 else {"Allow": ", ".join(sorted(allowed_methods(request)))}
-    is_starlettes = error.detail == HTTPStatus.NOT_FOUND.phrase  # for a path that no route has
-    return problem(
-        request, error.status_code, nothing_here(request) if is_starlettes else error.detail, headers=headers
-    )
+    has_no_detail = error.detail == HTTPStatus.NOT_FOUND.phrase
+    detail = nothing_here(request) if has_no_detail else error.detail
+    return problem(request, error.status_code, detail, headers=headers)
 
 
 def nothing_here(request: Request) -> str:

@@ -18,6 +18,7 @@ from service.accept_header import preferred_format
 from service.authentication import CallerDep
 from service.conditional_requests import answer_picture
 from service.grid_sheets import digest_of, read_sheet
+from service.model_response import ModelResponse
 from service.problems import documented, with_headers
 from service.request_headers import KEY, MAX_WAIT_SECONDS, PREFER, idempotency_key, preferred_wait
 from service.routes_images import IMAGE, SIZE
@@ -83,7 +84,7 @@ async def create_grid(request: Request, service: ServiceDep, caller: CallerDep) 
     waited = wait is not None and grid.sheet_url is not None
     if waited:
         headers["Preference-Applied"] = f"wait={wait}"
-    return answer(grid, 200 if waited or replayed else 202, headers)
+    return ModelResponse(grid, 200 if waited or replayed else 202, headers)
 
 
 @router.get("/{grid_id}", response_model=Grid, summary="One grid with its jobs", responses=documented(404, 422, 503))
@@ -99,7 +100,7 @@ async def get_grid(
         jobs = [each.job for each in grid.cells if each.job is not None]
         await wait_for_end(request, service, Asked(grid_id, caller), jobs, min(wait, MAX_WAIT_SECONDS))
         grid = await service.long_calls.run(partial(service.queue.grid, grid_id, caller), caller)
-    return answer(grid, 200, {})
+    return ModelResponse(grid)
 
 
 @router.post(
@@ -109,7 +110,7 @@ async def get_grid(
     responses=documented(404, 503),
 )
 async def cancel_grid(grid_id: str, service: ServiceDep, caller: CallerDep) -> Response:
-    return answer(await service.long_calls.run(partial(service.queue.cancel_grid, grid_id, caller), caller), 200, {})
+    return ModelResponse(await service.long_calls.run(partial(service.queue.cancel_grid, grid_id, caller), caller))
 
 
 @router.delete(
@@ -163,7 +164,3 @@ async def wait_for_end(request: Request, service: Service, asked: Asked, jobs: S
     await all_at_end(request, service, asked.caller, jobs, seconds)
     if not await service.keyring.still_opens(asked.caller):
         raise unknown_grid(asked.job_id)
-
-
-def answer(grid: Grid, status: int, headers: dict[str, str]) -> Response:
-    return Response(grid.model_dump_json(), status, headers, media_type="application/json")

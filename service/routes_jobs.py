@@ -27,6 +27,7 @@ from jobs.queue.drafting import Submission, Submitted
 from jobs.queue.job_queue import Asked, unknown_job
 from jobs.queue.submitting import ItemsSubmission
 from service.authentication import CallerDep, caller_of
+from service.model_response import ModelResponse
 from service.problems import documented, with_headers
 from service.request_headers import KEY, MAX_WAIT_SECONDS, PREFER, idempotency_key, preferred_wait
 from service.state import Service, ServiceDep, service_of
@@ -126,7 +127,7 @@ async def create_items(
     if wait is not None and all_ended:
         headers["Preference-Applied"] = f"wait={wait}"
     status = 200 if replayed or (wait is not None and all_ended) else 202
-    return Response(JobList(data=jobs).model_dump_json(), status, headers, media_type="application/json")
+    return ModelResponse(JobList(data=jobs), status, headers)
 
 
 async def all_at_end(
@@ -209,7 +210,7 @@ def answer(job: Job, status: int, headers: dict[str, str]) -> Response:
     if not job.status.is_final:
         eta_seconds = job.queue.eta_seconds if job.queue is not None else None
         headers["Retry-After"] = str(min(MAX_WAIT_SECONDS, max(1, math.ceil(eta_seconds or 1))))
-    return Response(job.model_dump_json(), status, headers, media_type="application/json")
+    return ModelResponse(job, status, headers)
 
 
 async def at_end(request: Request, service: Service, asked: Asked, seconds: float) -> Job:

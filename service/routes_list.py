@@ -10,6 +10,7 @@ from jobs.contract.job import JobPage, JobStatus
 from jobs.redis import keys
 from jobs.views.filters import JobFilter
 from service.authentication import CallerDep
+from service.model_response import ModelResponse
 from service.problems import documented
 from service.state import ServiceDep
 from service.strict_query import StrictQueryRoute
@@ -49,5 +50,4 @@ async def list_jobs(
     1 MiB at most, so a page of large jobs may have fewer, too. More pages follow as long as `has_more` is true."""
     wanted = JobFilter(model or None, class_label or None, tuple(metadata or ()))
     read = partial(service.queue.page, status, limit, after, caller, mine=mine == "true", wanted=wanted)
-    page = await service.long_calls.run(read, caller)
-    return Response(page.model_dump_json(), media_type="application/json")  # FastAPI would check and copy it first
+    return ModelResponse(await service.long_calls.run(read, caller))

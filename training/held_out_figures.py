@@ -19,10 +19,7 @@ def held_out_figures(run: Run, network: nn.Module, held_out: Images) -> dict[str
     if len(held_out) == 0:
         return {}
     config = run.config
-    plain = config.data.model_copy(
-        update={"flip": False, "random_crop": False, "saturation": 1.0, "brightness": 1.0, "tint": 0.0}
-    )
-    samples = Samples(held_out, plain, HELD_OUT_SEED, more_noise=config.objective.low_res_noise > 0)
+    samples = Samples(held_out, config.data.as_stored, HELD_OUT_SEED, more_noise=config.objective.low_res_noise > 0)
     window = Window(config)
     count = min(len(held_out), MOST_IMAGES)
     for start in range(0, count, BATCH):

@@ -57,6 +57,12 @@ class Data(Section):
         """Whether each use of an image draws other colours."""
         return self.saturation > 1 or self.brightness > 1 or self.tint > 0
 
+    @property
+    def as_stored(self) -> Self:
+        """These data without what is drawn at each use of an image."""
+        undrawn = {"flip": False, "random_crop": False, "saturation": 1.0, "brightness": 1.0, "tint": 0.0}
+        return self.model_copy(update=undrawn)
+
 
 class Network(Section):
     """The network, in the official constructor's terms; its inputs, outputs and classes follow from the rest."""

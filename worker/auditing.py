@@ -1,7 +1,5 @@
 """Runs audits while the worker is idle, logs and counts them, and renews the numerics when one finds a difference."""
 
-import hashlib
-import json
 from collections.abc import Callable
 
 import structlog
@@ -9,7 +7,7 @@ import torch
 
 from engine.audit import Audit
 from engine.engine import Engine
-from engine.numerics import LENGTH
+from engine.short_hash import short_hash
 from worker.metrics import StepMetrics
 
 log = structlog.get_logger("worker.auditing")
@@ -33,7 +31,7 @@ class Numerics:
     @property
     def of_all(self) -> str:
         """One fingerprint of all pipelines; workers that have the same make the same bytes in each of them."""
-        return hashlib.sha256(json.dumps(self.by_pipeline, sort_keys=True).encode()).hexdigest()[:LENGTH]
+        return short_hash(self.by_pipeline)
 
     def renew(self) -> None:
         """Compute the fingerprints again, after a difference that the comparison at start had not found."""

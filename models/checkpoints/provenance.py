@@ -25,7 +25,7 @@ class ChangedFileError(Exception):
 
 @dataclass(frozen=True)
 class Provenance:
-    """What is known of a weights file. mtime_ns: its modification time; url: its source, if it was fetched."""
+    """The recorded size, hash, modification time and source of a weights file; url: None for one not fetched."""
 
     size: int
     sha256: str
