@@ -4,7 +4,9 @@ import json
 import os
 import socket
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -184,34 +186,43 @@ def test_picture_is_kept_no_larger_than_pipelines_can_use_and_kept_again_for_a_l
     assert size_kept() == (1200, 1100), "it is not made smaller again"
 
 
+@contextmanager
+def decoding_slowly(
+    settings: Settings, cpu_seconds: int
+) -> Iterator[tuple[httpx2.Client, psutil.Process, Future[httpx2.Response]]]:
+    """A service with this limit while it decodes a picture that takes far longer; the block ends with the answer."""
+    limited = settings.model_copy(update={"decode_cpu_seconds": cpu_seconds})
+    with (
+        running_service(limited) as (address, process, _),
+        httpx2.Client(base_url=address, timeout=60) as client,
+        ThreadPoolExecutor(1) as other,
+    ):
+        upload = other.submit(client.post, "/v1/files", content=slow_jpeg(40_000))
+        service = psutil.Process(process.pid)
+        eventually(lambda: bool(decoders(service)), "it is being decoded")
+        yield client, service, upload
+
+
 @pytest.mark.process
 @pytest.mark.slow
 def test_hostile_picture_delays_nobody_and_ends_at_its_limit(redis: Redis, settings: Settings) -> None:
-    limited = settings.model_copy(update={"decode_cpu_seconds": 2})
-    with running_service(limited) as (address, process, _), httpx2.Client(base_url=address, timeout=60) as client:
-        with ThreadPoolExecutor(1) as other:
-            hostile = other.submit(client.post, "/v1/files", content=slow_jpeg(40_000))
-            eventually(lambda: bool(decoders(psutil.Process(process.pid))), "it is being decoded")
-            assert client.post("/v1/files", content=PNG).status_code == 201
-            assert not hostile.done()
+    with decoding_slowly(settings, 2) as (client, service, hostile):
+        assert client.post("/v1/files", content=PNG).status_code == 201
+        assert not hostile.done()
         assert is_problem(hostile.result(), 422, "/file")
         assert "(ADM_DECODE_CPU_SECONDS)" in hostile.result().json()["detail"]
-        assert decoders(psutil.Process(process.pid)) == []
+        assert decoders(service) == []
 
 
 @pytest.mark.process
 @pytest.mark.slow
 def test_picture_that_a_busy_machine_has_no_time_to_decode_is_503(redis: Redis, settings: Settings) -> None:
     """The picture may be an honest one: its process got less than a sixth of a core. So the client should repeat it."""
-    quick = settings.model_copy(update={"decode_cpu_seconds": 1})
-    with running_service(quick) as (address, process, _), httpx2.Client(base_url=address, timeout=60) as client:
-        with ThreadPoolExecutor(1) as other:
-            upload = other.submit(client.post, "/v1/files", content=slow_jpeg(40_000))
-            eventually(lambda: bool(decoders(psutil.Process(process.pid))), "it is being decoded")
-            decoders(psutil.Process(process.pid))[0].suspend()
+    with decoding_slowly(settings, 1) as (_, service, upload):
+        decoders(service)[0].suspend()
         assert is_problem(upload.result(), 503)
         assert int(upload.result().headers["retry-after"]) > 0
-        assert decoders(psutil.Process(process.pid)) == []
+        assert decoders(service) == []
 
 
 @pytest.mark.process
