@@ -1,7 +1,7 @@
 """A first visit explains itself: a recorded run plays from noise to the picture before anything is pressed."""
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from tests.service.page.painter import Painter, generate, open_page, stop_clock
 
@@ -21,9 +21,16 @@ PIXELS = """() => {
 
 def test_noise_becomes_a_picture_by_itself_and_again_when_asked(page: Page, painter: Painter) -> None:
     page.clock.install()
+    held: list[Route] = []
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route("**/first-visit.png", hold)
+    with page.expect_request("**/first-visit.png"):  # the page has drawn itself then, and waits for the recording
+        open_page(page)
     stop_clock(page)
-    open_page(page)
-    page.clock.run_for(FRAME_MS // 10)  # the page draws itself in an animation frame
+    held[0].continue_()
     caption = page.locator("#example-caption")
     expect(caption).to_have_text("An example, recorded: pure noise")
     noise = page.evaluate(PIXELS)
