@@ -35,6 +35,10 @@ class StageNetworks:
 
     On a CPU the lanes compute parts of a step, one thread per part. A large network uses all threads for each row
     instead, so that a single image does not wait for one thread.
+
+    lane_counts: how many of the lanes compute a step, by row shape, ascending; all of them where it is not known
+    (worker.warmup measures it). Threads wait for each other to launch operations, because Python runs one at a time; so
+    one lane is faster for few rows. Rows are equal bit for bit in either case.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class StageNetworks:
         self.precision, self.compiler = precision, compiler
         self.device = next(network.parameters()).device
         self.lanes = lanes or Lanes()
+        self.lane_counts: dict[int, int] = {}
         weights = sum(each.nbytes for each in network.parameters())
         self.is_wide = self.device.type == "cpu" and weights > LARGE
         self._packs = can_pack(self.device, DTYPES[precision])
@@ -161,7 +166,9 @@ class StageNetworks:
     def compute(self, *asked: Rows) -> list[tuple[Tensor, tuple[int, ...]]]:
         """The results and remaining shapes of rows for several networks. Raises: the errors of compute_rows."""
         if not self.is_wide:
-            return compute_rows(self.lanes, asked)
+            rows = max(map(len, asked))
+            count = next((each for shape, each in self.lane_counts.items() if shape >= rows), self.lanes.count)
+            return compute_rows(self.lanes.first(count), asked)
         with self._threads():
             return compute_rows(Lanes(), asked)
 

@@ -1,5 +1,8 @@
-"""The measurement of steps at a worker's start, on a device whose memory does not suffice for all row shapes."""
+"""The measurement of steps at a worker's start: which shapes have memory, and how many lanes are fastest."""
 
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,3 +69,38 @@ def test_start_where_not_one_row_fits_fails(stages: dict[str, Stage], monkeypatc
     limit_steps(monkeypatch, 0)
     with pytest.raises(torch.OutOfMemoryError):
         measure_steps(Engine(stages, MAX_ROWS))
+
+
+COMPUTING = 0.1  # seconds of a pass of a network that a test slows down, long beside everything else in a step
+
+
+def slow_down(stage: Stage, compute: Callable[[], None]) -> None:
+    for module in stage.networks.modules.values():
+        module.register_forward_pre_hook(lambda module, inputs: compute())
+
+
+@pytest.mark.slow
+def test_network_and_guide_get_lanes_of_their_own_where_that_is_faster(tmp_path: Path) -> None:
+    stages = build_stages([load_stack(write_stack(tmp_path / "tiny"))], MAX_ROWS, threads=2)
+    stage = stages[f"tiny/{BASE}"]
+    slow_down(stage, lambda: time.sleep(COMPUTING))
+    measure_steps(Engine(stages, MAX_ROWS), [f"tiny/{BASE}"])
+    assert stage.networks.lane_counts == dict.fromkeys(stage.row_shapes["network"], 2)
+
+
+@pytest.mark.slow
+def test_one_lane_computes_both_where_two_would_wait_for_each_other(tmp_path: Path) -> None:
+    """As they do for Python's lock while they launch the operations of few rows."""
+    stages = build_stages([load_stack(write_stack(tmp_path / "tiny"))], MAX_ROWS, threads=2)
+    stage, lock = stages[f"tiny/{BASE}"], threading.Lock()
+
+    def compute() -> None:
+        if not lock.acquire(blocking=False):
+            time.sleep(4 * COMPUTING)
+            return
+        time.sleep(COMPUTING)
+        lock.release()
+
+    slow_down(stage, compute)
+    measure_steps(Engine(stages, MAX_ROWS), [f"tiny/{BASE}"])
+    assert stage.networks.lane_counts == dict.fromkeys(stage.row_shapes["network"], 1)
