@@ -27,11 +27,11 @@ from engine.compiling import Compiler, NoCompilerError
 from engine.diffusion_process import process_of
 from engine.engine import Engine, run_to_end
 from engine.guide import Guide
-from engine.host_memory import keep_freed_memory
 from engine.pipeline import BASE, BASE_NUMBER, Pipeline, build_stages
 from engine.stage import Stage
 from engine.stage_networks import StageNetworks
 from engine.trajectory import Guidance, ImageRequest, StagePlan, StagePlans
+from models.host_memory import keep_freed_memory
 from models.networks.precision import best_precision
 from models.stack import Stack, load_stack
 from vocabulary.precisions import Precision

@@ -29,12 +29,12 @@ from bench.names import KILLED, RATE, SPEED
 from bench.one_at_a_time import seconds_one_at_a_time
 from bench.step_profile import Steps
 from engine.engine import Engine, run_to_end
-from engine.host_memory import keep_freed_memory
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.trajectory import Guidance, StagePlan, StagePlans
 from jobs.contract.request import ResolvedRequest
 from jobs.contract.work import work_of
 from jobs.settings import Settings
+from models.host_memory import keep_freed_memory
 from models.networks.precision import best_precision
 from models.stack import load_stack
 from standalone.demo import heartbeat_after, running_stack

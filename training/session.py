@@ -11,6 +11,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from models.host_memory import keep_freed_memory
 from models.networks.precision import best_precision
 from runfolder.folder import (
     INFO,
@@ -67,6 +68,7 @@ def train(config: RunConfig, request: Request) -> bool:
     Raises: ConfigError, TrainingError, RunFolderError, DivergedError, SaveError.
     """
     check_allowed(request.allow_changes, config)
+    keep_freed_memory()
     device = local_device(config.compute.device)
     precision: Precision = best_precision(device) if config.compute.precision == "auto" else config.compute.precision
     config = config.model_copy(update={"compute": config.compute.model_copy(update={"precision": precision})})

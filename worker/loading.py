@@ -5,11 +5,11 @@ import time
 import structlog
 import torch
 
-from engine.host_memory import keep_freed_memory
 from engine.loading import find_plans, load_stacks
 from engine.threads import usable_threads
 from jobs.contract.errors import SettingsError
 from jobs.settings import Settings
+from models.host_memory import keep_freed_memory
 from worker.assembling import assemble, warn_of_doubt
 from worker.loaded_pipelines import LoadedPipelines
 

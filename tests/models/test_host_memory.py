@@ -8,7 +8,7 @@ import pytest
 PROGRAM = """
 import psutil
 import torch
-from engine.host_memory import keep_freed_memory
+from models.host_memory import keep_freed_memory
 {before}
 def step():
     x = torch.ones(10_000_000)
