@@ -36,9 +36,8 @@ class StageNetworks:
     On a CPU the lanes compute parts of a step, one thread per part. A large network uses all threads for each row
     instead, so that a single image does not wait for one thread.
 
-    lane_counts: how many of the lanes compute a step, by row shape, ascending; all of them where it is not known
-    (worker.warmup measures it). Threads wait for each other to launch operations, because Python runs one at a time; so
-    one lane is faster for few rows. Rows are equal bit for bit in either case.
+    lane_counts: how many of the lanes compute a step, by row shape, ascending (worker.warmup measures it); all of them
+    where it is not known. Rows are equal bit for bit in either case.
     """
 
     def __init__(

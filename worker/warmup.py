@@ -8,11 +8,12 @@ from engine.engine import Engine
 from engine.stage import Stage
 from engine.step_times import timer_on
 
-REPEATS = 3  # steps of which the fastest counts, where numbers of lanes are compared
+LAUNCHING = 2.0  # below so many times the smallest shape's time, a step is mostly the launching of operations
+REPEATS = 3  # steps of which the fastest counts, where shapes are compared
 
 
 def measure_steps(engine: Engine, keys: Collection[str] | None = None) -> None:
-    """Time a step of every stage, or of those with these keys, at every shape, and choose the fastest number of lanes.
+    """Time a step of every stage, or of those with these keys, at every shape, and choose the shape's number of lanes.
 
     The shapes were run before, so no first call is timed. A whole step takes more memory than the network by itself.
     Shapes for which memory does not suffice are given up.
@@ -20,13 +21,16 @@ def measure_steps(engine: Engine, keys: Collection[str] | None = None) -> None:
     """
     for key in engine.stages if keys is None else keys:
         stage = engine.stages[key]
-        stage.rehearse(stage.row_shapes["network"][0])  # makes tables and all else that only a first step waits for
-        lanes = 1
-        for rows in stage.row_shapes["network"]:
+        smallest, *_ = shapes = stage.row_shapes["network"]
+        stage.rehearse(smallest)  # makes tables and all else that only a first step waits for
+        limit = _launching_seconds(stage, smallest)
+        for rows in shapes:
             try:
-                lanes, seconds = _choose_lanes(stage, rows, lanes)
+                seconds = _seconds(stage, rows, 1, REPEATS) if limit else 0.0
+                if seconds >= limit:
+                    limit, seconds = 0.0, _seconds(stage, rows, stage.networks.lanes.count, 1)
             except torch.OutOfMemoryError:
-                if rows == stage.row_shapes["network"][0]:
+                if rows == smallest:
                     raise
                 stage.give_up(rows)
             if rows not in stage.row_shapes["network"]:
@@ -35,22 +39,14 @@ def measure_steps(engine: Engine, keys: Collection[str] | None = None) -> None:
         engine.costs.keep(key, stage.row_shapes["network"])
 
 
-def _choose_lanes(stage: Stage, rows: int, lanes: int) -> tuple[int, float]:
-    """Double the number of lanes, beginning at that of the next smaller shape, as long as a step becomes faster.
+def _launching_seconds(stage: Stage, smallest: int) -> float:
+    """The seconds on one lane below which a step is mostly the launching of operations; 0 where that has no effect.
 
-    Returns the number and the seconds of a step.
+    Python launches one operation at a time, so lanes that do little else wait for each other. Only times of one lane
+    are compared, because those of several depend on what else the machine does during a start.
     """
     networks = stage.networks
-    most = 1 if networks.is_wide else networks.lanes.count
-    seconds = _seconds(stage, rows, lanes, 1 if lanes == most else REPEATS)
-    while lanes < most:
-        more = min(2 * lanes, most)
-        faster = _seconds(stage, rows, more, REPEATS)
-        if faster >= seconds:
-            break
-        lanes, seconds = more, faster
-    networks.lane_counts[rows] = lanes
-    return lanes, seconds
+    return 0.0 if networks.is_wide or networks.lanes.count == 1 else LAUNCHING * _seconds(stage, smallest, 1, REPEATS)
 
 
 def _seconds(stage: Stage, rows: int, lanes: int, repeats: int) -> float:

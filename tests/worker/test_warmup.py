@@ -1,6 +1,5 @@
 """The measurement of steps at a worker's start: which shapes have memory, and how many lanes are fastest."""
 
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -71,36 +70,24 @@ def test_start_where_not_one_row_fits_fails(stages: dict[str, Stage], monkeypatc
         measure_steps(Engine(stages, MAX_ROWS))
 
 
-COMPUTING = 0.1  # seconds of a pass of a network that a test slows down, long beside everything else in a step
+PASS = 0.1  # seconds of a pass of a network that a test slows down, long beside everything else in a step
 
 
-def slow_down(stage: Stage, compute: Callable[[], None]) -> None:
-    for module in stage.networks.modules.values():
-        module.register_forward_pre_hook(lambda module, inputs: compute())
-
-
-@pytest.mark.slow
-def test_network_and_guide_get_lanes_of_their_own_where_that_is_faster(tmp_path: Path) -> None:
-    stages = build_stages([load_stack(write_stack(tmp_path / "tiny"))], MAX_ROWS, threads=2)
-    stage = stages[f"tiny/{BASE}"]
-    slow_down(stage, lambda: time.sleep(COMPUTING))
-    measure_steps(Engine(stages, MAX_ROWS), [f"tiny/{BASE}"])
-    assert stage.networks.lane_counts == dict.fromkeys(stage.row_shapes["network"], 2)
+def lanes_of_slow_networks(folder: Path, seconds: Callable[[int], float]) -> dict[int, int]:
+    """The lanes, of two, that are chosen if a pass of so many rows takes so many seconds."""
+    key, stages = f"tiny/{BASE}", build_stages([load_stack(write_stack(folder / "tiny"))], MAX_ROWS, threads=2)
+    for module in stages[key].networks.modules.values():
+        module.register_forward_pre_hook(lambda _, inputs: time.sleep(seconds(len(inputs[0]))))
+    measure_steps(Engine(stages, MAX_ROWS), [key])
+    return stages[key].networks.lane_counts
 
 
 @pytest.mark.slow
-def test_one_lane_computes_both_where_two_would_wait_for_each_other(tmp_path: Path) -> None:
-    """As they do for Python's lock while they launch the operations of few rows."""
-    stages = build_stages([load_stack(write_stack(tmp_path / "tiny"))], MAX_ROWS, threads=2)
-    stage, lock = stages[f"tiny/{BASE}"], threading.Lock()
+def test_one_lane_computes_the_row_counts_whose_time_is_mostly_launching(tmp_path: Path) -> None:
+    """Two lanes would wait for Python's lock, which each operation of a network takes."""
+    assert lanes_of_slow_networks(tmp_path, lambda rows: PASS) == {1: 1, 2: 1, 4: 1}
 
-    def compute() -> None:
-        if not lock.acquire(blocking=False):
-            time.sleep(4 * COMPUTING)
-            return
-        time.sleep(COMPUTING)
-        lock.release()
 
-    slow_down(stage, compute)
-    measure_steps(Engine(stages, MAX_ROWS), [f"tiny/{BASE}"])
-    assert stage.networks.lane_counts == dict.fromkeys(stage.row_shapes["network"], 1)
+@pytest.mark.slow
+def test_all_lanes_compute_the_row_counts_whose_time_grows_with_them(tmp_path: Path) -> None:
+    assert lanes_of_slow_networks(tmp_path, lambda rows: PASS * (3 if rows == 4 else 1)) == {1: 1, 2: 1, 4: 2}
