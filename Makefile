@@ -46,10 +46,10 @@ up: install
 demo: install
 	$(BIN)/adm demo
 
-# Three processes, each file on one of them, because many tests wait for processes of their own. Files run in the order of
+# Four processes, each file on one of them, because many tests wait for processes of their own. Files run in the order of
 # their folders; otherwise files with few tests come last, and chaos, with one test of minutes per file, would run alone.
 test: check browser kubectl npm $(PROMETHEUS) $(SEAWEEDFS) $(KERNELS)
-	$(BIN)/pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 	$(MAKE) check-page test-clients test-keda
 
 test-fast: install
