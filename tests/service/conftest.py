@@ -172,14 +172,17 @@ def fleet(worker: ToyWorker, client: httpx2.Client) -> ToyWorker:
 @pytest.fixture
 def make_key(redis: Redis, service_settings: Settings) -> Iterator[MakeKey]:
     """Makes keys; returns the header that each is sent in."""
+    made: list[str] = []
 
     def make(name: str = "ann", role: Role = Role.USER, weight: float = 1.0) -> dict[str, str]:
+        made.append(name)
         return {"Authorization": f"Bearer {KeyStore(redis).create(name, role, weight).key}"}
 
     yield make
     (service_settings.data / NEEDED).unlink(missing_ok=True)
-    redis.flushall()
-    time.sleep(IN_FORCE_SECONDS)  # the service of the module's other tests has forgotten them by then
+    if made or redis.exists(keys.API_KEYS):
+        redis.flushall()
+        time.sleep(IN_FORCE_SECONDS)  # the service of the module's other tests has forgotten them by then
 
 
 def wait_followed(redis: Redis, job_id: str) -> None:

@@ -1,6 +1,5 @@
 """The measurement of steps at a worker's start: which shapes have memory, and how many lanes are fastest."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from engine.pipeline import BASE, build_stages
 from engine.stage import Stage
 from models.stack import load_stack
 from tests.models.samples import write_stack
+from worker import warmup
 from worker.warmup import measure_steps
 
 MAX_ROWS = 4
@@ -70,24 +70,55 @@ def test_start_where_not_one_row_fits_fails(stages: dict[str, Stage], monkeypatc
         measure_steps(Engine(stages, MAX_ROWS))
 
 
-PASS = 0.1  # seconds of a pass of a network that a test slows down, long beside everything else in a step
+class Clock:
+    """Time that only passes of networks take: a busy machine's stalls must not decide which lanes are chosen."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def timer_on(self, device: torch.device) -> "ClockTimer":
+        return ClockTimer(self)
 
 
-def lanes_of_slow_networks(folder: Path, seconds: Callable[[int], float]) -> dict[int, int]:
-    """The lanes, of two, that are chosen if a pass of so many rows takes so many seconds."""
-    key, stages = f"tiny/{BASE}", build_stages([load_stack(write_stack(folder / "tiny"))], MAX_ROWS, threads=2)
-    for module in stages[key].networks.modules.values():
-        module.register_forward_pre_hook(lambda _, inputs: time.sleep(seconds(len(inputs[0]))))
-    measure_steps(Engine(stages, MAX_ROWS), [key])
-    return stages[key].networks.lane_counts
+class ClockTimer:
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._started = clock, clock.now
+
+    def end(self) -> None:
+        self._ended = self._clock.now
+
+    def wait(self) -> float:
+        return self._ended - self._started
 
 
-@pytest.mark.slow
-def test_one_lane_computes_the_row_counts_whose_time_is_mostly_launching(tmp_path: Path) -> None:
+@pytest.fixture
+def lanes_if(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[int], float]], dict[int, int]]:
+    """Returns the lanes, of two, that are chosen if a pass of so many rows takes so many seconds."""
+
+    def chosen(seconds: Callable[[int], float]) -> dict[int, int]:
+        key, stages = f"tiny/{BASE}", build_stages([load_stack(write_stack(tmp_path / "tiny"))], MAX_ROWS, threads=2)
+        clock = Clock()
+
+        def compute(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            clock.now += seconds(len(inputs[0]))
+
+        for module in stages[key].networks.modules.values():
+            module.register_forward_pre_hook(compute)
+        monkeypatch.setattr(warmup, "timer_on", clock.timer_on)  # as on a machine of exactly these times
+        measure_steps(Engine(stages, MAX_ROWS), [key])
+        return stages[key].networks.lane_counts
+
+    return chosen
+
+
+def test_one_lane_computes_the_row_counts_whose_time_is_mostly_launching(
+    lanes_if: Callable[[Callable[[int], float]], dict[int, int]],
+) -> None:
     """Two lanes would wait for Python's lock, which each operation of a network takes."""
-    assert lanes_of_slow_networks(tmp_path, lambda rows: PASS) == {1: 1, 2: 1, 4: 1}
+    assert lanes_if(lambda rows: 9.0 + rows) == {1: 1, 2: 1, 4: 1}
 
 
-@pytest.mark.slow
-def test_all_lanes_compute_the_row_counts_whose_time_grows_with_them(tmp_path: Path) -> None:
-    assert lanes_of_slow_networks(tmp_path, lambda rows: PASS * (3 if rows == 4 else 1)) == {1: 1, 2: 1, 4: 2}
+def test_all_lanes_compute_the_row_counts_whose_time_grows_with_them(
+    lanes_if: Callable[[Callable[[int], float]], dict[int, int]],
+) -> None:
+    assert lanes_if(lambda rows: 1.0 + rows) == {1: 1, 2: 1, 4: 2}

@@ -15,6 +15,7 @@ from redis import Redis
 
 from jobs.settings import Settings
 from tests.conftest import RedisServer
+from tests.service.conftest import MakeKey
 from tests.service.page.painter import WAIT_MS, Painter
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -38,8 +39,10 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def page(browser: Browser, address: str, request: pytest.FixtureRequest) -> Iterator[Page]:
+def page(browser: Browser, address: str, make_key: MakeKey, request: pytest.FixtureRequest) -> Iterator[Page]:
     """A page whose test fails if it complains; `refused(STATUS)` names the refused calls that the browser will note.
+
+    It is closed before `make_key` removes the jobs with the keys: it may still be fetching their images.
 
     The browser may note a refused call after the page has already shown its effect, so the complaints are read when the
     page is closed.
