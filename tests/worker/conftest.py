@@ -86,7 +86,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def worker_settings(redis_server: RedisServer, tmp_path: Path, weights: Path) -> Settings:
+def worker_settings(redis_server: RedisServer, redis: Redis, tmp_path: Path, weights: Path) -> Settings:
+    """Settings of workers; their Redis is empty, so that no start waits for the name of an earlier test's worker."""
     return Settings(
         data=tmp_path, redis_url=redis_server.address, weights=weights, lease_seconds=LEASE_SECONDS, heartbeat_seconds=1
     )

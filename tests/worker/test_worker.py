@@ -165,11 +165,12 @@ def test_worker_refuses_a_name_that_is_taken(start: Start) -> None:
 def test_worker_refuses_a_name_that_lives_with_other_data_on_the_same_redis(
     start: Start, client: Client, tmp_path: Path
 ) -> None:
-    first = start()
+    lease = {"ADM_LEASE_SECONDS": "15"}  # which the last start waits for
+    first = start(**lease)
     first.wait_ready()
     job_id = client.submit(steps=1000)
     client.wait_started(job_id)
-    other_data: dict[str, str] = {"ADM_DATA": str(tmp_path / "elsewhere")}
+    other_data = lease | {"ADM_DATA": str(tmp_path / "elsewhere")}
     second = start(**other_data)
     assert second.process.wait(300) == 1
     assert f"ADM_WORKER_NAME: a worker named 'test-0' is running already, process {first.process.pid}" in second.output
