@@ -9,7 +9,6 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from copy import copy
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TypeVar
@@ -32,12 +31,6 @@ class Lanes:
         self.count = count
         # each new thread calls get_num_threads, which applies torch's setting there; OpenMP would use all cores
         self._others = ThreadPoolExecutor(count - 1, "lane", torch.get_num_threads) if count > 1 else None
-
-    def first(self, count: int) -> "Lanes":
-        """Some of these lanes."""
-        few = copy(self)
-        few.count = min(count, self.count)
-        return few
 
     def run(self, tasks: Sequence[Callable[[], T]]) -> list[T]:
         """Run tasks at the same time, started in order; return their results in order.

@@ -36,8 +36,8 @@ class StageNetworks:
     On a CPU the lanes compute parts of a step, one thread per part. A large network uses all threads for each row
     instead, so that a single image does not wait for one thread.
 
-    lane_counts: how many of the lanes compute a step, by row shape, ascending (worker.warmup measures it); all of them
-    where it is not known. Rows are equal bit for bit in either case.
+    one_lane_rows: the largest number of rows that one lane computes (worker.warmup measures it); all lanes compute more
+    of them. Rows are equal bit for bit in either case.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class StageNetworks:
         self.precision, self.compiler = precision, compiler
         self.device = next(network.parameters()).device
         self.lanes = lanes or Lanes()
-        self.lane_counts: dict[int, int] = {}
+        self.one_lane_rows = 0
         weights = sum(each.nbytes for each in network.parameters())
         self.is_wide = self.device.type == "cpu" and weights > LARGE
         self._packs = can_pack(self.device, DTYPES[precision])
@@ -165,9 +165,7 @@ class StageNetworks:
     def compute(self, *asked: Rows) -> list[tuple[Tensor, tuple[int, ...]]]:
         """The results and remaining shapes of rows for several networks. Raises: the errors of compute_rows."""
         if not self.is_wide:
-            rows = max(map(len, asked))
-            count = next((each for shape, each in self.lane_counts.items() if shape >= rows), self.lanes.count)
-            return compute_rows(self.lanes.first(count), asked)
+            return compute_rows(Lanes() if max(map(len, asked)) <= self.one_lane_rows else self.lanes, asked)
         with self._threads():
             return compute_rows(Lanes(), asked)
 

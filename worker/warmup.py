@@ -1,5 +1,6 @@
 """Measures the time of a step at each row shape, for the first choices of the scheduler and the first estimates."""
 
+import math
 from collections.abc import Collection
 
 import torch
@@ -13,7 +14,10 @@ REPEATS = 3  # steps of which the fastest counts, where shapes are compared
 
 
 def measure_steps(engine: Engine, keys: Collection[str] | None = None) -> None:
-    """Time a step of every stage, or of those with these keys, at every shape, and choose the shape's number of lanes.
+    """Time a step of every stage, or of those with these keys, at every shape, and choose which shapes have one lane.
+
+    Python launches one operation at a time, so lanes that do little else wait for each other. Only times of one lane
+    are compared, because those of several depend on what else the machine does during a start.
 
     The shapes were run before, so no first call is timed. A whole step takes more memory than the network by itself.
     Shapes for which memory does not suffice are given up.
@@ -21,14 +25,19 @@ def measure_steps(engine: Engine, keys: Collection[str] | None = None) -> None:
     """
     for key in engine.stages if keys is None else keys:
         stage = engine.stages[key]
-        smallest, *_ = shapes = stage.row_shapes["network"]
+        networks, (smallest, *_) = stage.networks, stage.row_shapes["network"]
         stage.rehearse(smallest)  # makes tables and all else that only a first step waits for
-        limit = _launching_seconds(stage, smallest)
-        for rows in shapes:
+        limit = math.inf if networks.lanes.count > 1 and not networks.is_wide else 0.0  # seconds on one lane
+        for rows in stage.row_shapes["network"]:
+            fewer = networks.one_lane_rows
             try:
-                seconds = _seconds(stage, rows, 1, REPEATS) if limit else 0.0
-                if seconds >= limit:
-                    limit, seconds = 0.0, _seconds(stage, rows, stage.networks.lanes.count, 1)
+                if limit:
+                    networks.one_lane_rows = rows
+                    seconds = _seconds(stage, rows, REPEATS)
+                    limit = min(limit, LAUNCHING * seconds)
+                if not limit or seconds >= limit:
+                    limit, networks.one_lane_rows = 0.0, fewer
+                    seconds = _seconds(stage, rows, 1)
             except torch.OutOfMemoryError:
                 if rows == smallest:
                     raise
@@ -39,19 +48,8 @@ def measure_steps(engine: Engine, keys: Collection[str] | None = None) -> None:
         engine.costs.keep(key, stage.row_shapes["network"])
 
 
-def _launching_seconds(stage: Stage, smallest: int) -> float:
-    """The seconds on one lane below which a step is mostly the launching of operations; 0 where that has no effect.
-
-    Python launches one operation at a time, so lanes that do little else wait for each other. Only times of one lane
-    are compared, because those of several depend on what else the machine does during a start.
-    """
-    networks = stage.networks
-    return 0.0 if networks.is_wide or networks.lanes.count == 1 else LAUNCHING * _seconds(stage, smallest, 1, REPEATS)
-
-
-def _seconds(stage: Stage, rows: int, lanes: int, repeats: int) -> float:
-    """The seconds of the fastest of some steps that so many lanes compute. Raises: torch.OutOfMemoryError."""
-    stage.networks.lane_counts[rows] = lanes
+def _seconds(stage: Stage, rows: int, repeats: int) -> float:
+    """The seconds of the fastest of some steps. Raises: torch.OutOfMemoryError."""
     measured = []
     for _ in range(repeats):
         timer = timer_on(stage.device)
