@@ -27,15 +27,18 @@ def reconstruction_error(pixels: Tensor, picture: Tensor) -> dict[str, float | N
     }
 
 
-def between(frames: Sequence[ImageRequest], first: Tensor, last: Tensor) -> list[ImageRequest]:
-    """Start the frames at even distances on the great circle between two latents, both ends included.
+def as_frames(images: Sequence[ImageRequest]) -> list[ImageRequest]:
+    """The images, all of which draw the same noise: they differ by their latents only, at any eta and in the upsampler.
 
-    All frames draw the same noise, so that they differ by their latents only, at any eta and in the upsampler.
+    A frame that resumes from a checkpoint gets no latent, so its noise must not depend on `between`.
     """
+    return [replace(each, noise_index=0) for each in images]
+
+
+def between(frames: Sequence[ImageRequest], first: Tensor, last: Tensor) -> list[ImageRequest]:
+    """Start the frames at even distances on the great circle between two latents, both ends included."""
     latents = great_circle(first, last, len(frames))
-    return [
-        replace(each, start=FromLatent(latent), noise_index=0) for each, latent in zip(frames, latents, strict=True)
-    ]
+    return [replace(each, start=FromLatent(latent)) for each, latent in zip(frames, latents, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -73,8 +76,8 @@ class Inverter:
     def interpolate(self, first: Tensor, last: Tensor, frames: int, guidance_scale: float = 0.0) -> Tensor:
         """Frames [frames, 3, H, W] between two pictures [3, H, W], both included: spherical between their latents."""
         start, end = self.encode(torch.stack([first, last]))
-        plain = [self._image(index, None, encode=False, guidance_scale=guidance_scale) for index in range(frames)]
-        requests = between(plain, start, end)
+        images = [self._image(index, None, encode=False, guidance_scale=guidance_scale) for index in range(frames)]
+        requests = between(as_frames(images), start, end)
         return torch.stack([each.pixels for each in run_to_end(self.engine, requests, self.on_step)])
 
     def _image(

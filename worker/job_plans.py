@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from engine.errors import UnknownOfferError
-from engine.inversion import between
+from engine.inversion import as_frames, between
 from engine.pipeline import BASE, UPSAMPLE, Pipeline
 from engine.trajectory import FromPicture, Guidance, ImageRequest, StagePlan, StagePlans
 from jobs.contract.request import ResolvedRequest, ResolvedUpsample
@@ -103,7 +103,8 @@ class Planner:
         request = self.request
         if request.seeds is not None:
             first, last = (self.pipeline.starting_noise(seed) for seed in request.seeds)
-            return JobPlan(between([self.image(index, base=self.base()) for index in range(request.n)], first, last))
+            frames = as_frames([self.image(index, base=self.base()) for index in range(request.n)])
+            return JobPlan(between(frames, first, last))
         encode, decode = self.there_and_back()
         ends = [
             replace(
@@ -111,7 +112,7 @@ class Planner:
             )
             for i, start in enumerate(self.starts())
         ]
-        return JobPlan(ends, [self.image(index, base=decode) for index in range(request.n)])
+        return JobPlan(ends, as_frames([self.image(index, base=decode) for index in range(request.n)]))
 
     def starts(self) -> list[FromPicture]:
         """The picture that each image starts from, at the size of the base stage's output and the upsampler's input."""

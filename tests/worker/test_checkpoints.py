@@ -100,6 +100,27 @@ def test_jobs_of_every_kind_continue_with_the_same_bytes_and_results(start: Star
     assert all(len(logged(second, "resumed", job_id)) == 1 for job_id in unfinished)
 
 
+def test_interpolation_continues_among_its_frames_with_the_same_bytes(start: Start, client: Client) -> None:
+    red, blue = upload(client, "red"), upload(client, "blue")
+    body: dict[str, object] = {"kind": "interpolate", "images": [red, blue], "n": 3, "steps": 150, "seed": 4}
+    body |= {"upsample": {"steps": 50, "sampler": "ddpm"}}
+    worker = start(**OFTEN)
+    worker.wait_ready()
+    (undisturbed,) = client.wait_all([client.post(body)])
+    job_id = client.post(body)
+
+    def among_frames() -> bool:
+        assert not client.job(job_id).status.is_final, "it should have been longer"
+        return any(each["steps"] > 2 * 150 for each in logged(worker, "checkpointed", job_id))
+
+    eventually(among_frames, "a checkpoint is written after both pictures are encoded")
+    worker.kill(signal.SIGKILL)
+    second = start(**OFTEN)
+    (job,) = client.wait_all([job_id])
+    assert logged(second, "resumed", job_id)[0]["steps"] > 2 * 150
+    assert hashes(job) == hashes(undisturbed), "each frame draws the noise that it drew before"
+
+
 def test_stopped_worker_requeues_a_long_job_with_its_state(start: Start, client: Client) -> None:
     worker = start(ADM_CHECKPOINT_SECONDS="0.5", ADM_DRAIN_SECONDS="0")
     worker.wait_ready()

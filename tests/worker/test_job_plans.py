@@ -128,7 +128,8 @@ def test_frames_between_seeds_begin_and_end_at_their_noise(pipelines: Mapping[st
 def test_all_frames_draw_one_noise(pipelines: Mapping[str, Pipeline]) -> None:
     between_seeds = plan(pipelines, kind="interpolate", seeds=[7, 9], n=4, class_label="red").images
     made = plan(pipelines, kind="interpolate", images=["red", "blue"], n=4)
-    for frames in (between_seeds, made.frames_between(torch.ones(3, 8, 8), torch.zeros(3, 8, 8))):
+    started = made.frames_between(torch.ones(3, 8, 8), torch.zeros(3, 8, 8))
+    for frames in (between_seeds, started, made.frames):  # made.frames resume from checkpoints
         assert [frame.index for frame in frames] == [0, 1, 2, 3]
         assert {(frame.seed, frame.drawn_index) for frame in frames} == {(1, 0)}
 
