@@ -23,7 +23,7 @@ COMPRESSIONS = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")  # first 
 class Entry:
     """A file of a set. path: its name, below that of its archive; class_name: from a shard, else None.
 
-    `open` raises OSError, also for a file that its archive has damaged, encrypted or packed by an unknown method.
+    `open` raises OSError, also for a file that is damaged in its archive, encrypted, or packed by an unknown method.
     """
 
     path: Path
@@ -109,7 +109,7 @@ def _read_part(path: Path, offset: int, size: int) -> IO[bytes]:
 
 
 def _below(archive: Path, name: str) -> Path:
-    """The path of an archive's file, also if the archive names it from the root."""
+    """The path of a file below its archive, also if its name in the archive is absolute."""
     return archive / name.lstrip("/")
 
 

@@ -1,7 +1,8 @@
-"""Reads a folder of pictures for training, after guided-diffusion (`guided_diffusion/image_datasets.py`, MIT).
+"""Reads a folder of pictures for training.
 
-The reductions, the order of the files and the random draws' distributions are the official ones. Modes, orientation and
-transparency are handled as in uploads (`pictures.decoding`), and a class may also be a folder (`datasets.listing`).
+The reductions, the order of the files and the random draws' distributions are those of guided-diffusion (MIT,
+`guided_diffusion/image_datasets.py`). Modes, orientation and transparency are handled as in uploads
+(`pictures.decoding`), and a class may also be a folder (`datasets.listing`).
 """
 
 import math

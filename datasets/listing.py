@@ -102,7 +102,7 @@ def label_pictures(folder: Path, files: Sequence[Path], labels_from: LabelsFrom 
         return labels_of(files, dict.fromkeys(files, base.name), 'one class: no subfolder, and no name with a "_"', "")
     names = {file: file.name.partition("_")[0] for file in files if "_" in file.name}
     return labels_of(
-        files, names, 'a class for each text before the first "_" of a name', 'has no "_" behind a class in its name'
+        files, names, 'a class for each text before the first "_" of a name', 'has no "_" after a class in its name'
     )
 
 

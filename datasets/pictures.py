@@ -174,7 +174,9 @@ def read_labels(path: Path) -> NDArray[np.integer[Any]] | None:
 def _labels(path: Path, count: int) -> NDArray[np.integer[Any]] | None:
     labels = _array(path, "arr_1")
     if labels is not None and (labels.shape != (count,) or labels.dtype.kind not in "iu" or (labels < 0).any()):
-        raise ValueError(f"{path}: arr_1 is no label from 0 for each of the {counted(count, 'image')}")
+        raise ValueError(
+            f"{path}: arr_1 must have an integer label, 0 or more, for each of the {counted(count, 'image')}"
+        )
     return labels
 
 

@@ -105,7 +105,7 @@ def _survey_files(folder: Path, labels_from: LabelsFrom) -> Survey:
         first = f"; {skipped[0].path.name} {skipped[0].reason}" if skipped else ""
         raise ValueError(
             f"{folder}: has no pictures "
-            f"({counted(len(skipped), 'file')} skipped, {len(ignored)} ignored as no pictures{first})"
+            f"({counted(len(skipped), 'file')} skipped, {len(ignored)} ignored because they are not pictures{first})"
         )
     names = [labels.classes[each] for each in labels.labels]
     shown: dict[str, list[Image.Image]] = {name: [] for name in labels.classes}

@@ -22,11 +22,11 @@ def grid_timesteps(schedule: Schedule, time_grid: str | None, sampler: str, num_
     """Return the timesteps that a sampler visits: num_steps distinct ones of the schedule, ascending.
 
     time_grid None is the sampler's default_grid. "official" is the published spacing for "ddpm" and "ddim", and
-    even_timesteps for the others. The other grids begin below the last timestep, by an N-th of the schedule, or by a
-    hundredth if N is above 100: at the end of the cosine schedule, where sigma is 20,000, no network can recognise an
-    image, and a sampler that draws no noise keeps its first guess. "even" has steps of equal length in t down to
-    timestep 0; "uniform" too, but its last step goes to the clean image; "logsnr" and "karras" are even in log sigma
-    and in sigma^(1/7), down to timestep 0. A grid of one step is the last timestep.
+    even_timesteps for the others. The other grids begin below the last timestep: by 1/num_steps of the schedule, or by
+    a hundredth if num_steps is above 100. At the end of the cosine schedule, where sigma is 20,000, no network can
+    recognise an image, and a sampler that draws no noise keeps its first guess. "even" has steps of equal length in t
+    down to timestep 0; "uniform" too, but its last step goes to the clean image; "logsnr" and "karras" are even in
+    log sigma and in sigma^(1/7), down to timestep 0. A grid of one step is the last timestep.
     Raises: ValueError for an unknown grid, or if the schedule has fewer than num_steps timesteps.
     """
     count = schedule.num_timesteps

@@ -94,7 +94,8 @@ def training_losses(
 ) -> LossTerms:
     """The official losses for a network's output at x_t = q_sample(x0, t, noise).
 
-    The hybrid's variational part trains only the variance, because the mean prediction is detached in it.
+    If the variance is learned, the variational part of an MSE loss trains only the variance, because the mean
+    prediction is detached in it.
     """
     num_timesteps = process.schedule.num_timesteps
     if loss_type.variational:

@@ -1,4 +1,4 @@
-"""Interprets a network's output as the distribution p(x_{t-1} | x_t), in the six official parametrisations.
+"""Interprets a network's output as the distribution p(x_{t-1} | x_t), in the official parametrisations.
 
 Source: guided-diffusion (MIT), gaussian_diffusion.py.
 """
@@ -58,9 +58,9 @@ def gather(values: Tensor, t: Tensor, like: Tensor) -> Tensor:
 class DiffusionProcess:
     """A schedule together with the network's inputs and outputs.
 
-    `t` is everywhere this schedule's own step, int64 [N]. rescale_timesteps: networks get timesteps in thousandths of
-    the schedule. grey: the channels of x_0 are equal, and so are those of predictions of it. Not for networks that
-    predict x_prev.
+    `t` is always a step of this schedule, int64 [N], and not an original timestep. rescale_timesteps: networks get
+    timesteps in thousandths of the schedule. grey: the channels of x_0 are equal, and those of its predictions are made
+    equal; not for networks that predict x_prev.
     """
 
     schedule: Schedule
@@ -75,7 +75,7 @@ class DiffusionProcess:
         return self.schedule.network_timesteps(rescale=self.rescale_timesteps)
 
     def respaced(self, timesteps: Sequence[int]) -> "DiffusionProcess":
-        """The process that visits only these of the schedule's steps. Raises: ValueError if none is kept."""
+        """The diffusion process that visits only these of the schedule's steps. Raises: ValueError if none is kept."""
         return replace(self, schedule=self.schedule.respaced(timesteps))
 
     def q_sample(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:

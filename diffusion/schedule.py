@@ -18,7 +18,7 @@ from vocabulary.counts import counted
 def named_betas(name: str, num_timesteps: int) -> Tensor:
     """Betas of a named schedule: [num_timesteps], float64.
 
-    Raises: ValueError for another name, or if a beta is outside (0, 1], as in linear schedules below 20 steps.
+    Raises: ValueError for an unknown name, or if a beta is outside (0, 1], as in linear schedules below 20 steps.
     """
     if name == "linear":
         scale = 1000 / num_timesteps
@@ -39,7 +39,7 @@ def _cosine_alpha_bar(time: float) -> float:
 
 
 def space_timesteps(num_timesteps: int, sections: str | Sequence[int]) -> list[int]:
-    """The original timesteps that a respaced process keeps, ascending.
+    """The original timesteps that a respaced schedule keeps, ascending.
 
     sections: "ddimN", or counts like "10,15,20" (also as integers). The range is cut into one part per count, of equal
     lengths, or with the first ones longer by one if the range does not divide evenly. Each part keeps its count of
@@ -74,9 +74,9 @@ def _ddim_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
 
 
 def sampling_timesteps(num_timesteps: int, sampler: str, num_steps: int) -> list[int]:
-    """The published grid of a sampling run: one section of N for "ddpm", else ddimN.
+    """The published grid of num_steps: for "ddpm" one section, for the others the spacing "ddimN".
 
-    A count without a ddimN spacing gets even_timesteps. One step is the last timestep.
+    A number of steps without a ddimN spacing gets even_timesteps. A single step is at the last timestep.
     Raises: ValueError if there are fewer timesteps than steps.
     """
     if num_steps == 1:
@@ -90,8 +90,9 @@ def sampling_timesteps(num_timesteps: int, sampler: str, num_steps: int) -> list
 
 
 def even_timesteps(num_timesteps: int, num_steps: int) -> list[int]:
-    """N timesteps evenly from 0 to one N-th below the end, equal to ddimN if N divides; for N = 1, the last.
+    """Evenly spaced timesteps from 0 to 1/num_steps of the schedule below its end; a single one is the last timestep.
 
+    They are those of "ddimN" if num_steps divides num_timesteps.
     Raises: ValueError if there are fewer timesteps than steps.
     """
     if not 1 <= num_steps <= num_timesteps:
@@ -122,12 +123,12 @@ class Schedule:
         return cls(named_betas(name, num_timesteps), torch.arange(num_timesteps), num_timesteps)
 
     def respaced(self, timesteps: Sequence[int]) -> "Schedule":
-        """The process that visits only these steps; its betas follow from the kept alpha_bar.
+        """The schedule that visits only these steps; its betas follow from the kept alpha_bar.
 
         Raises: ValueError if none is kept.
         """
         if not timesteps:
-            raise ValueError("a process needs at least one timestep")
+            raise ValueError("a schedule needs at least one timestep")
         kept = torch.tensor(sorted(set(timesteps)))
         return Schedule(_betas_between(self.alpha_bar[kept]), self.timestep_map[kept], self.num_original)
 
@@ -164,7 +165,7 @@ class Schedule:
     def posterior_log_variance(self) -> Tensor:
         """The log of posterior_variance, "clipped": the first entry repeats the second, because log 0 does not exist.
 
-        A process of one step has no second entry and uses its beta, which only bounds a variance that is never used.
+        A schedule of one step has no second entry and uses its beta, which only bounds a variance that is never used.
         """
         rest = self.posterior_variance[1:].log()
         return torch.cat([rest[:1] if len(rest) else self.betas.log(), rest])

@@ -1,8 +1,8 @@
 """Second-order solvers of the probability-flow ODE, as coefficient tables.
 
 Both solve the data-prediction form in half the log signal-to-noise ratio, lambda = log(sqrt(alpha_bar) /
-sqrt(1 - alpha_bar)), exactly except for the prediction, which they assume to be linear over a step; DDIM assumes a
-constant one (Lu et al. 2022, "DPM-Solver++", Eq. 8):
+sqrt(1 - alpha_bar)). The solution is exact except for the prediction, which they assume to be linear over a step; DDIM
+assumes that it is constant (Lu et al. 2022, "DPM-Solver++", Eq. 8):
 
     x_prev = A x + B pred_x0,    A and B those of DDIM at eta 0.
 
@@ -15,16 +15,16 @@ from diffusion.process import DiffusionProcess
 from diffusion.tables import SamplerTable, sampling_table, score_columns, stack_columns
 from vocabulary.sampling import Thresholding
 
-MOST_EXTRAPOLATION = 1.0  # largest factor on the last change of the prediction
+MOST_EXTRAPOLATION = 1.0  # largest k in dpmpp_2m_table: the factor on the last change of the prediction
 
 
 def dpmpp_2m_table(process: DiffusionProcess, *, thresholding: Thresholding = "clip") -> SamplerTable:
     """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): the prediction is extrapolated from the last two.
 
-    The prediction is replaced by D + k (D - D_before); k is half the ratio of this step's length in lambda to the last
-    one's. k is 0, which gives a first-order step, at the first step, and where it would exceed 1, because such an
-    extrapolation is unreliable: at the last step, whose length is infinite, and, if there are few steps, at the one
-    before it, as in the paper.
+    The prediction D is replaced by D + k (D - D_before). k is half the ratio of this step's length in lambda to the
+    length of the step before. k = 0 makes a step first-order: the first step, which has no prediction before, and each
+    step whose k would exceed 1, because such an extrapolation is unreliable. These are the last step, whose length is
+    infinite, and, if there are few steps, the one before it, as in the paper.
     """
     schedule = process.schedule
     previous = schedule.alpha_bar_prev
@@ -46,7 +46,7 @@ def heun_table(process: DiffusionProcess, *, thresholding: Thresholding = "clip"
     """Heun's method: a step of DDIM, a second evaluation at its end, and the step again with both predictions' mean.
 
     A step has two rows, but the last step has one, because it goes to the clean image, where nothing is evaluated (as
-    in Karras et al. 2022, Algorithm 1). The first row stores A x + B/2 pred_x0; the second adds its B/2 pred_x0.
+    in Karras et al. 2022, Algorithm 1). The first row keeps A x + B/2 pred_x0 in memory; the second adds B/2 pred_x0.
     The step is in lambda, not in sigma as in the paper: a correction in sigma is larger by the ratio of a step's two
     sigmas, which exceeds a thousand at the start of the cosine schedule.
     """

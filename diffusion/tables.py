@@ -64,9 +64,9 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class SamplerTable:
-    """rows [S, len(COLUMNS)] float64, timesteps [S] as the networks get them, and the schedule's own timesteps [S].
+    """rows [S, len(COLUMNS)], float64; row 0 is the first step taken.
 
-    Row 0 is the first step taken.
+    timesteps [S]: as the networks get them. original [S]: the original timesteps, which respacing does not renumber.
     """
 
     rows: Tensor
@@ -124,7 +124,7 @@ def reverse_ddim_table(process: DiffusionProcess, *, thresholding: Thresholding 
 
 
 def encoding_table(process: DiffusionProcess) -> SamplerTable:
-    """Encodes an image to x_t of the process's last timestep, from which DDIM on the same steps returns to the image.
+    """Encodes an image to x_t of the schedule's last timestep, from which DDIM on the same steps returns to the image.
 
     It has one step fewer than there are timesteps: the image counts as x_t of the first, and the last step of
     reverse_ddim_table would go to noise of alpha_bar 0. Nothing is clipped, because decoding cannot undo a clip.
@@ -136,8 +136,8 @@ def encoding_table(process: DiffusionProcess) -> SamplerTable:
 def scale_eps(table: SamplerTable, schedule: Schedule, eps_scale: float) -> SamplerTable:
     """Return the table with the predicted noise multiplied by eps_scale, for eps and x_0 predictions.
 
-    A network that predicts too little noise leaves grain in images of samplers that draw no noise. schedule: the one
-    that table.original indexes. Not for networks that predict x_prev.
+    A network that predicts too little noise leaves grain in images of samplers that draw no noise. schedule: the full
+    schedule, which table.original indexes. Not for networks that predict x_prev.
     """
     rows = table.rows.clone()
     rows[:, X_TO_X0] = eps_scale * rows[:, X_TO_X0] + (1 - eps_scale) * schedule.x0_from_x[table.original]

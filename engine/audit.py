@@ -1,7 +1,8 @@
 """Audits in service: recomputes a step of an image, alone and in batches, and compares the results bit for bit.
 
-docs/decisions/0014 argues that the row shapes agree, and they are compared at start. Audits are the third check: they
-find differences that occur only on this processor and with these inputs, and take the row shape out of use.
+The first check is the argument of docs/decisions/0014 that row shapes agree, the second their comparison at start.
+Audits are the third: they find differences that occur only on this processor and with these inputs, and take the row
+shape out of use.
 """
 
 from collections import Counter
@@ -22,8 +23,7 @@ class Difference:
     """A step whose result differed when it was recomputed.
 
     guilty: the row shapes whose results differ from those of most shapes, by part of the stage (network or guide);
-    they are out of use.
-    It is empty if all shapes agree now, because then the difference is not reproducible.
+    they are out of use. It is empty if all shapes agree now, which means that the difference is not reproducible.
     """
 
     stage: str
@@ -75,8 +75,8 @@ class Audit:
 
     @property
     def is_due(self) -> bool:
-        """Return whether there is a candidate, and the audits' share of device time since the last audit is at least
-        two of its steps."""
+        """Return whether there is a candidate, and the audits' share of device time since the last audit suffices for
+        two steps as long as the candidate's."""
         return self._candidate is not None and self._owed_seconds >= 2 * self._candidate.seconds
 
     @torch.no_grad()
@@ -86,14 +86,14 @@ class Audit:
         candidate, self._candidate, self._steps, self._owed_seconds = self._candidate, None, 0, 0.0
         stage, before = self.stages[candidate.stage], candidate.before
         self.compared += 1
-        if all(_same(candidate.after, moved) for moved in self._taken_again(stage, before)):
+        if all(_same(candidate.after, moved) for moved in self._recomputed(stage, before)):
             return None
         guilty = {part: shapes for part in stage.row_shapes if (shapes := self._guilty(stage, part, before))}
         for part, shapes in guilty.items():
             stage.drop_shapes(part, shapes)
         return Difference(candidate.stage, before.timestep, before.request.network_label, candidate.row_shape, guilty)
 
-    def _taken_again(self, stage: Stage, before: Trajectory) -> Iterator[Trajectory]:
+    def _recomputed(self, stage: Stage, before: Trajectory) -> Iterator[Trajectory]:
         yield stage.step([before])[0]
         batch = [stage.rehearsal() for _ in range(self.draw.randint(1, stage.row_shapes["network"][-1]))]
         index = self.draw.randrange(len(batch))

@@ -1,9 +1,9 @@
 """Networks compiled for this CPU by torch.compile, and kept on disk for later starts.
 
 Convolutions and norms stay the kernels of eager networks (models/networks/opaque.py); code is generated for what lies
-between them. A shape takes up to a minute to compile, so there are few of them. The folder of compiled code for the
-same networks, machine and versions is marked. The mark shows a start whether all code is compiled already, and which
-shapes did not agree.
+between them. A row shape takes up to a minute to compile, so few are compiled. Each set of networks, machine and
+versions has a folder of compiled code. A complete folder contains a MARKER, from which a later start learns that all
+code is compiled already, and which row shapes agreed.
 """
 
 import contextlib
@@ -31,11 +31,11 @@ from models.networks.config import ClassifierConfig, UNetConfig
 from models.stack import Stack
 from vocabulary.precisions import Precision
 
-MOST_APART = 0.05  # largest distance of compiled from eager results, of their length; rounding to bf16 takes 0.01
-FAINT = 1e-4  # root mean square; fainter results, which change no pixel, may be as far apart as those of this size
-FORM = "opaque convolutions and norms"  # a part of the folder's name; another text leaves earlier code unused
+MOST_APART = 0.05  # largest distance between compiled and eager results, relative to their norm; bf16's rounding: 0.01
+FAINT = 1e-4  # root mean square of results that change no pixel; smaller results count as if they had this size
+FORM = "opaque convolutions and norms"  # a part of the hash that names the folder; change it to leave old code unused
 MARKER = "compiled.json"
-UNUSED_SECONDS = 30 * 86400.0  # a folder is removed so long after the last start that used it
+UNUSED_SECONDS = 30 * 86400.0  # time since the last start that used a folder, after which it is removed
 MOST_COMPILATIONS = 256  # of one function, over all networks and shapes
 
 OnShape = Callable[[str, int], None]
@@ -47,12 +47,13 @@ class NoCompilerError(Exception):
 
 
 class WrongCodeError(Exception):
-    """A compiled network computes something else than its eager form; the message is one line."""
+    """A compiled network's results are not those of its eager form; the message is one line."""
 
 
 def refuse_wrong_code(name: str, compiler: str, compiled: Tensor, eager: Tensor, size: int) -> None:
-    """Compare the results [N, ...] of a part of a stage, so many values of a row at a time: gradients, then scores.
+    """Compare compiled and eager results [N, ...] of a part of a stage, in groups of `size` values of a row.
 
+    The groups keep a guide's gradient and its scores apart, whose magnitudes differ.
     Raises: WrongCodeError.
     """
     for found, expected in zip(compiled.flatten(1).split(size, 1), eager.flatten(1).split(size, 1), strict=True):
@@ -60,11 +61,13 @@ def refuse_wrong_code(name: str, compiler: str, compiled: Tensor, eager: Tensor,
         length = torch.linalg.vector_norm(expected.float()).clamp(min=FAINT * math.sqrt(expected.numel()))
         share = float(apart / length)
         if not share <= MOST_APART:  # also NaN
-            raise WrongCodeError(f"the {name}, compiled by {compiler}, computes something else ({share:.2g} apart)")
+            raise WrongCodeError(
+                f"the {name}, compiled by {compiler}, differs from its eager form (relative distance {share:.2g})"
+            )
 
 
 class Compiler:
-    """Compiles functions of tensors for given networks; its folder is named after these, machine and versions."""
+    """Compiles functions of tensors for given networks, into a folder for these networks, this machine and versions."""
 
     def __init__(
         self,
@@ -101,7 +104,7 @@ class Compiler:
         return (self.folder / MARKER).exists()
 
     def begin(self) -> None:
-        """Direct this process's compiling into the folder."""
+        """Make torch.compile write into the folder, in this process."""
         import torch._dynamo.config  # imported here, because it takes a second that an eager start need not spend
         import torch._inductor.config
 
@@ -119,7 +122,7 @@ class Compiler:
         return agreed
 
     def note(self, part: str, shapes: Sequence[int]) -> None:
-        """Note which row counts agreed; stages with the same name share the row counts that any of them can use."""
+        """Record which row counts agreed; stages with the same name share the row counts that any of them can use."""
         self._agreeing.setdefault(part, set()).update(shapes)
 
     def _marked(self) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class StepCosts:
         self._row_seconds[stage] = min(each / shape for shape, each in seconds.items())
 
     def seconds(self, stage: str, rows: int) -> float:
-        """Seconds of a step of so many rows, which are padded to a shape."""
+        """Seconds of a step of this many rows, which are padded to a shape."""
         return self._seconds[stage][padded(rows, self._shapes[stage])]
 
     def row_seconds(self, stage: str) -> float:
@@ -66,7 +66,7 @@ class StepCosts:
         return self._row_seconds[stage]
 
     def row_shape(self, stage: str, rows: int) -> int:
-        """The row shape to which so many rows are padded."""
+        """The row shape to which this many rows are padded."""
         return padded(rows, self._shapes[stage])
 
     def row_shapes(self, stage: str) -> Sequence[int]:

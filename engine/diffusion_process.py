@@ -9,7 +9,7 @@ LEARNED_CHANNELS = 6  # of the output: RGB, and a variance value for each
 
 
 def process_of(loaded: DiffusionNetwork) -> DiffusionProcess:
-    """The process of the official flags; six output channels mean a learned variance."""
+    """The diffusion process of the official flags; six output channels mean a learned variance."""
     process = loaded.process
     mean_type, variance_type, _ = select_types(
         learn_sigma=loaded.network.config.out_channels == LEARNED_CHANNELS,

@@ -61,13 +61,13 @@ class Engine:
         """Let an image join the next step of its first stage, or resume from a state that `states` returned.
 
         Raises: DuplicateImageError; UnknownOfferError for a plan for which a stage has no table; UnfitStateError;
-        torch.OutOfMemoryError if there is no room for its start. After an error the image is not in the engine.
+        torch.OutOfMemoryError if memory does not suffice for the image. After an error the image is not in the engine.
         """
         key = (request.job_id, request.index)
         if key in self._live or any(key == each.key for step in self._launched for each in step.before):
             raise DuplicateImageError(request.job_id, request.index)
         self.check(request)
-        entered = self._live[key] = self._enter(request) if state is None else self._enter_again(request, state)
+        entered = self._live[key] = self._enter(request) if state is None else self._resume(request, state)
         ahead = [(plan.stage, len(self._table(plan))) for plan in request.plans[entered.stage_index :]]
         ahead[0] = entered.plan.stage, len(entered.table) - entered.row
         self.scheduler.enter(key, request.job_id, request.priority, ahead)
@@ -105,8 +105,8 @@ class Engine:
 
         ahead: whether a step may be launched before the previous one is retired, up to `depth` steps in flight.
         Each call launches one step at most, so that the caller can act before every launch.
-        A batch that fails is bisected, so that one bad row fails only its own job and the others move on. So is a batch
-        for which memory does not suffice; the stage uses smaller batches from then on.
+        A batch that fails is bisected, so that one bad row fails only its own job and the others move on. A batch for
+        which memory does not suffice is bisected too, and the stage uses smaller batches from then on.
         Raises: torch.AcceleratorError if the device is lost; the process must end.
         """
         depth = self.depth if ahead else 1
@@ -185,13 +185,14 @@ class Engine:
         plan, table = request.plans[0], self._table(request.plans[0])
         return Trajectory(request, table, *self.stages[plan.stage].begin(request, plan, table))
 
-    def _enter_again(self, request: ImageRequest, state: ImageState) -> Trajectory:
+    def _resume(self, request: ImageRequest, state: ImageState) -> Trajectory:
         if not 0 <= state.stage_index < len(request.plans):
-            raise UnfitStateError(request.job_id, request.index, f"has no stage {state.stage_index}")
+            reason = f"cannot resume in stage {state.stage_index} of {len(request.plans)}"
+            raise UnfitStateError(request.job_id, request.index, reason)
         plan = request.plans[state.stage_index]
         table, stage = self._table(plan), self.stages[plan.stage]
         if not 0 <= state.row < len(table) or not state.x.shape == state.memory.shape == stage.shape:
-            reason = f"has no row {state.row} of {list(state.x.shape)} in {plan.stage}"
+            reason = f"cannot resume at row {state.row} of {plan.stage} from a state of shape {list(state.x.shape)}"
             raise UnfitStateError(request.job_id, request.index, reason)
         x, memory = upload(state.x, stage.device), upload(state.memory, stage.device)
         low_res = None if state.low_res is None else upload(state.low_res, stage.device)
@@ -222,7 +223,7 @@ class Engine:
                 if each.row == len(each.table):
                     passed.append(self._pass_on(each))
             except torch.AcceleratorError:
-                raise  # as in a step
+                raise  # as in `_take`
             except Exception as error:  # noqa: BLE001 - an error of one image must affect only its job
                 failed[each.request.job_id] = _light(error)
         return previews, passed

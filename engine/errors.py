@@ -16,7 +16,7 @@ class UnknownSamplerError(UnknownOfferError):
 
 
 class StepCountError(UnknownOfferError):
-    """An encoding cannot take so many steps."""
+    """An encoding cannot take this number of steps."""
 
     def __init__(self, num_steps: int, most: int) -> None:
         super().__init__(f"an encoding takes from 2 to {most} steps")

@@ -10,7 +10,7 @@ from models.networks.classifier import NoisyClassifier
 
 @dataclass(frozen=True)
 class Guide:
-    """log p(y | x_t) of num_conditions conditions, and the module whose weights it uses, None if it has none."""
+    """log p(y | x_t) of num_conditions conditions. module: the module whose weights it uses; None without weights."""
 
     log_probabilities: LogProbabilityFn
     num_conditions: int

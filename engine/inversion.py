@@ -18,7 +18,7 @@ from vocabulary.sampling import Direction
 
 
 def reconstruction_error(pixels: Tensor, picture: Tensor) -> dict[str, float | None]:
-    """The errors of pixels against their original, both 0..255: in 255ths, and PSNR in dB, None if they are equal."""
+    """The errors of pixels against their original, both 0..255: mean absolute error, and PSNR in dB, None if equal."""
     difference = pixels.cpu().double() - picture.cpu().double()
     square = float(difference.square().mean())
     return {
@@ -28,9 +28,9 @@ def reconstruction_error(pixels: Tensor, picture: Tensor) -> dict[str, float | N
 
 
 def as_frames(images: Sequence[ImageRequest]) -> list[ImageRequest]:
-    """The images, all of which draw the same noise: they differ by their latents only, at any eta and in the upsampler.
+    """Make all images draw the same noise, so that only their latents differ, at any eta and in the upsampler.
 
-    A frame that resumes from a checkpoint gets no latent, so its noise must not depend on `between`.
+    `between` does not do this, because a frame that resumes from a checkpoint needs the same noise but gets no latent.
     """
     return [replace(each, noise_index=0) for each in images]
 
@@ -89,13 +89,13 @@ class Inverter:
         decode: bool = True,
         guidance_scale: float = 0.0,
     ) -> ImageRequest:
-        back = StagePlan(BASE, "ddim", self.steps, time_grid="even", thresholding="none")
-        there = replace(back, direction=Direction.ENCODE)
+        decoding = StagePlan(BASE, "ddim", self.steps, time_grid="even", thresholding="none")
+        encoding = replace(decoding, direction=Direction.ENCODE)
         return self.pipeline.image(
             "inversion",
             index,
             0,
             Guidance(self.class_label, guidance_scale),
-            StagePlans(back if decode else None, encode=there if encode else None),
+            StagePlans(decoding if decode else None, encode=encoding if encode else None),
             start=start,
         )

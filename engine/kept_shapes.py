@@ -1,8 +1,8 @@
 """Keeps on disk which row shapes of a stage agreed, so that a later start of the same stage need not compare them.
 
-The comparison takes most of a start's time. A stage's file is named after all that the result depends on: weights,
-code, processor, and what directs its kernels. A difference that an audit finds removes every file, so that the next
-start compares again.
+The comparison takes most of a start's time. The name of a stage's file is a hash of all that the result depends on:
+weights, versions of the code, processor, and environment variables that affect the choice of kernels. A difference that
+an audit finds removes every file, so that the next start compares again.
 """
 
 import hashlib
@@ -77,8 +77,8 @@ def _hash_of(path: Path | None) -> str | None:
 def _has_kept_shapes(stage: Stage) -> bool:
     """Return whether a stage's shapes are kept.
 
-    A large network has nothing to compare, a compiled one is compared when it is compiled, and a GPU, whose free memory
-    decides too, compares in seconds.
+    A large network has nothing to compare, and a compiled one is compared when it is compiled. On a GPU the comparison
+    takes seconds, and its result depends on the free memory too.
     """
     return stage.device.type == "cpu" and stage.networks.compiler is None and not stage.networks.is_wide
 

@@ -61,7 +61,10 @@ class Lanes:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows for one network: `compute` gets `inputs`, [rows, ...] each, in parts of the ascending shapes."""
+    """Rows for one network. `compute` gets `inputs`, [rows, ...] each, in parts that are padded to one of `shapes`.
+
+    shapes: row counts, ascending.
+    """
 
     compute: Callable[..., Tensor]
     shapes: tuple[int, ...]
@@ -120,7 +123,8 @@ def _smaller(rows: Rows, size: int) -> Rows:
 def divide(asked: tuple[tuple[int, tuple[int, ...]], ...], lanes: int) -> list[list[int]]:
     """Divide each network's rows, given with their shapes, so that all lanes end as early as possible.
 
-    All parts except the last are as large as the shape they are padded to. Of equal plans, the one with fewest parts.
+    All parts except the last are as large as the shape they are padded to. If several divisions end at the same time,
+    the one with the fewest parts is chosen.
     """
     options = []
     for rows, shapes in asked:

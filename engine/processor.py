@@ -1,4 +1,4 @@
-"""Describes this machine's processor, by what chooses and times the kernels that it runs."""
+"""Describes this machine's processor by the fields that affect which kernels run and how long they take."""
 
 import platform
 from pathlib import Path

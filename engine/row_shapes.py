@@ -34,9 +34,9 @@ def compiled_candidates(
     """The row counts to compile a network for: its largest candidate, and of `few` those that agreed before.
 
     agreed: the row counts that agreed in an earlier start, None before the first. generated_in_half: whether
-    convolutions and norms are generated for each row count in half precision. Two generated row counts may add up in
-    another order. In float32 a comparison shows whether they do; half precision then has one row count (120 of 2,006
-    images differed although 2 and 8 rows seemed to agree).
+    convolutions and norms are generated for each row count in half precision. The code generated for two row counts may
+    sum in different orders. In float32 a comparison shows whether it does. In half precision it may not (120 of 2,006
+    images differed although 2 and 8 rows seemed to agree), so there is only one row count.
     """
     *_, largest = candidates
     if generated_in_half:
@@ -53,12 +53,12 @@ def agreeing_shapes(
     compute(rows) returns the results of the rows with these numbers, in this order: [len(rows), ...], with thousands of
     values per row, so that shapes that round differently do not agree by chance. The largest shape that fits in memory
     and whose rows do not depend on their places is always kept, because throughput depends on it; in the worst case it
-    is a single row, which has no neighbours. Other shapes are compared with it, in windows of their number of rows, at
-    most `windows` times. Raises: torch.OutOfMemoryError if memory suffices for no shape.
+    is a single row, which has no neighbours. Each other shape is compared with it on at most `windows` windows of as
+    many rows as the shape has. Raises: torch.OutOfMemoryError if memory suffices for no shape.
     """
     *smaller, largest = candidates
     try:
-        reference = _wherever_they_stand(compute, largest)
+        reference = _place_independent(compute, largest)
     except torch.OutOfMemoryError:
         if not smaller:
             raise
@@ -69,13 +69,13 @@ def agreeing_shapes(
 
 
 def _agrees(compute: Callable[[Sequence[int]], Tensor], rows: int, reference: Tensor, windows: int) -> bool:
-    """Return whether consecutive windows of so many rows, the first from row 1, have the reference's results."""
+    """Return whether consecutive windows of this many rows, the first from row 1, have the reference's results."""
     starts = range(1, len(reference) - rows + 1, rows)[:windows]
     return all(torch.equal(compute(range(at, at + rows)), reference[at : at + rows]) for at in starts)
 
 
-def _wherever_they_stand(compute: Callable[[Sequence[int]], Tensor], count: int) -> Tensor | None:
-    """The results of the first rows; None if they differ when all are shifted by one place."""
+def _place_independent(compute: Callable[[Sequence[int]], Tensor], count: int) -> Tensor | None:
+    """The results of the first `count` rows; None if they change when all rows are shifted by one place."""
     reference = compute(range(count))
     moved = count == 1 or torch.equal(compute([*range(1, count), 0]), reference.roll(-1, 0))
     return reference if moved else None

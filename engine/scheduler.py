@@ -5,9 +5,9 @@ shortest, and a short job never waits for a long one to end. No image starves: i
 long as its job's own work takes; for 16 times that at low priority, for a sixteenth at high priority (`slack`).
 
 Overdue images run first. Otherwise the scheduler picks the stage and batch size with the highest urgency per second of
-device time; the urgency of an image is one over its slack. This sum replaces rules: batches are full if full batches
-are cheaper per row; a short job runs alone if they are not; images for the upsampler wait until a step of them pays;
-rows of low priority fill what a batch has left.
+device time. The urgency of an image is one over its slack, and that of a batch is the sum over its images. Other rules
+follow from this one: batches are full if full batches are cheaper per row, and a short job runs alone if they are not;
+images for the upsampler wait until a step of them is worth its time; rows of low priority fill the rest of a batch.
 """
 
 import math
@@ -103,38 +103,38 @@ class Scheduler(Generic[KeyT]):
 
     def choose(self) -> Choice[KeyT] | None:
         """Choose the next step and advance the clock to its end; return None if no image waits."""
-        lines = self._lines()
-        if not lines:
+        by_stage = self._images_by_slack()
+        if not by_stage:
             return None
-        first = min(lines, key=lambda stage: lines[stage][0][0])
-        if lines[first][0][0] < 0:
-            lines = {first: lines[first]}  # an overdue image runs now, in the best batch of its stage
-        best = max((self._best_batch(stage, line) for stage, line in lines.items()), key=lambda each: each[0])
+        first = min(by_stage, key=lambda stage: by_stage[stage][0][0])
+        if by_stage[first][0][0] < 0:
+            by_stage = {first: by_stage[first]}  # an overdue image runs now, in the best batch of its stage
+        best = max((self._best_batch(stage, images) for stage, images in by_stage.items()), key=lambda each: each[0])
         _, stage, rows, extra = best
         self._spend(stage, rows, extra)
-        return Choice(stage, [key for _, _, key in lines[stage][:rows]], self.costs.row_shape(stage, rows))
+        return Choice(stage, [key for _, _, key in by_stage[stage][:rows]], self.costs.row_shape(stage, rows))
 
     def slack_of_newcomers(self) -> float:
         """Return the slack below which a new job shares the next steps and does not wait behind present images."""
-        slacks = sorted(slack for line in self._lines().values() for slack, _, _ in line)
+        slacks = sorted(slack for images in self._images_by_slack().values() for slack, _, _ in images)
         return slacks[self.max_rows - 1] if len(slacks) >= self.max_rows else math.inf
 
     def slack(self, work: Work, priority: Priority) -> float:
         """Return the seconds for which a job with this remaining work may be passed over."""
         return SLACK_FACTORS[priority] * sum(steps * self.costs.row_seconds(stage) for stage, steps in work)
 
-    def _lines(self) -> dict[str, list[tuple[float, int, KeyT]]]:
+    def _images_by_slack(self) -> dict[str, list[tuple[float, int, KeyT]]]:
         """Return the images of each stage, those with the least slack first: slack, order of arrival, key."""
         row_seconds = {stage: self.costs.row_seconds(stage) for job in self._jobs.values() for stage in job.steps_left}
         left = {
             job.id: sum(steps * row_seconds[stage] for stage, steps in job.steps_left.items())
             for job in self._jobs.values()
         }
-        lines = {}
+        by_stage = {}
         for stage, waiting in self._waiting.items():
             if waiting:
                 # a new job starts soon: until it has moved, it counts as if it had one step
-                lines[stage] = sorted(
+                by_stage[stage] = sorted(
                     (
                         image.slack_factor * (left[image.job.id] if image.job.has_moved else row_seconds[stage])
                         - (self.clock - image.since),
@@ -143,9 +143,9 @@ class Scheduler(Generic[KeyT]):
                     )
                     for index, (key, image) in enumerate(waiting.items())
                 )
-        return lines
+        return by_stage
 
-    def _best_batch(self, stage: str, line: Sequence[tuple[float, int, KeyT]]) -> tuple[float, str, int, float]:
+    def _best_batch(self, stage: str, images: Sequence[tuple[float, int, KeyT]]) -> tuple[float, str, int, float]:
         """Find the batch of a stage with the highest urgency per second; return urgency, stage, rows and extra seconds.
 
         The more images wait, the less extra time may be spent on serving some of them sooner. Jobs that meet their
@@ -153,13 +153,13 @@ class Scheduler(Generic[KeyT]):
         """
         row_seconds = self.costs.row_seconds(stage)
         best, best_rows, best_extra, urgency, counted = -1.0, 0, 0.0, 0.0, 0
-        for rows, extra in self._extra_seconds(stage, len(line)).items():
-            urgency += sum(row_seconds / max(row_seconds, slack) for slack, _, _ in line[counted:rows])
+        for rows, extra in self._extra_seconds(stage, len(images)).items():
+            urgency += sum(row_seconds / max(row_seconds, slack) for slack, _, _ in images[counted:rows])
             counted = rows
             value = urgency / self.costs.seconds(stage, rows)
             if value >= best and (
                 self._is_cheap(stage, rows, extra)
-                or (extra <= self._reserve and any(self._is_pressed(key) for _, _, key in line[:rows]))
+                or (extra <= self._reserve and any(self._is_pressed(key) for _, _, key in images[:rows]))
             ):
                 best, best_rows, best_extra = value, rows, extra
         return best, stage, best_rows, best_extra
@@ -179,7 +179,7 @@ class Scheduler(Generic[KeyT]):
         return self._seconds_left(job, job.images) <= time_left < self._seconds_left(job, self.max_rows)
 
     def _seconds_left(self, job: Job, rows: int) -> float:
-        """Return the time of a job's remaining steps in batches of so many rows."""
+        """Return the time of a job's remaining steps in batches of this many rows."""
         return sum(
             steps / job.images * self.costs.seconds(stage, min(rows, self.costs.row_shapes(stage)[-1]))
             for stage, steps in job.steps_left.items()

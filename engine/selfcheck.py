@@ -3,7 +3,7 @@
 A checkpoint contains no flags, and a wrong flag makes noise without any error. So known noise is added to smooth random
 images, and the network predicts it under the given flags and under each other reading of the same weights. All readings
 get the same inputs, so the errors are compared in pairs: if another reading predicts the noise clearly better, the
-flags are wrong. What this finds and what it misses is measured in docs/self-check.md.
+flags are wrong. docs/self-check.md has measurements of what this finds and what it misses.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from vocabulary.counts import counted
 NOISE_FRACTIONS = (0.06, 0.15, 0.3, 0.55)
 CLEARLY_BETTER = 0.93  # ratio of squared errors: another reading's to the given one's
 LOWEST_AGREEMENT = 0.99  # lowest cosine with pure noise; networks trained for an hour reach 0.999
-NOISY_OUTPUT = 0.3  # cosine of an output and pure noise, above which the network may predict eps; of x_0 it is near 0
+NOISY_OUTPUT = 0.3  # cosine of an output and pure noise, above which the output may be eps; for x_0 it is near 0
 LOWEST_ENTROPY = 0.6  # lowest entropy of a classifier's answer to pure noise, in units of log(classes)
 
 
@@ -68,8 +68,8 @@ def check_network(network: UNet, process: DiffusionProcess, seed: int = 0) -> li
     groups = [{name: error / given for name, error in _other_readings(network, probe, pure, process)}]
     if process.mean_type is MeanType.EPSILON:  # pure noise hardly tests a network that predicts x0
         groups.append({name: error / given_pure for name, error in _other_timesteps(network, pure, process)})
-    # Only the first group with a better reading is reported: other readings of the weights, then other timesteps. A
-    # network that predicts x0 also finds other amounts of noise at other timesteps.
+    # Only the first group with a better reading is reported: other readings of the weights, then other timesteps. If a
+    # network predicts x0 but its flags state eps, its error changes with the timesteps too, although they are right.
     for ratios in groups:
         best = min(ratios, key=ratios.__getitem__)
         if ratios[best] < CLEARLY_BETTER:

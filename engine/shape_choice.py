@@ -46,7 +46,7 @@ def _states(stage: Stage, candidates: Sequence[int]) -> Sequence[Trajectory]:
     """States of real trajectories for comparing the shapes, one for each row of the largest."""
     networks, shapes = stage.networks, tuple(candidates)
     if networks.compiler is not None:
-        # the others may not need compiling
+        # only the largest: the comparison of layers may show that others need not be compiled
         shapes = tuple(_to_compile(networks, networks.compiler, "network", candidates))[-1:]
         for part in networks.modules:
             networks.announce(part, shapes[-1])

@@ -99,7 +99,7 @@ def _probes(layer: nn.Module, size: torch.Size, count: int) -> Iterator[Probe]:
 
 
 def _results(layer: Callable[[Tensor], Tensor], x: Tensor, upstream: Tensor | None, rows: Sequence[int]) -> Tensor:
-    """A layer's outputs for some rows of x; with gradients of its outputs given, also the gradients of the rows."""
+    """A layer's outputs for some rows of x; if `upstream` gives their gradients, also the gradients of the rows."""
     chosen = _as_maps(_numbered(x, rows))
     if upstream is None:
         return layer(chosen).flatten(1).float()

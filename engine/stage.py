@@ -25,7 +25,7 @@ TABLES_KEPT = 256
 
 
 class Stage:
-    """The networks of a stage, their process, and the row shapes in use.
+    """The networks of a stage, their diffusion process, and the row shapes in use.
 
     number: the stage's place in the order of stages, a part of the key of its noise.
     row_shapes: row counts to which each part (network, guide) is padded, ascending; `engine.row_shapes` chooses them
@@ -51,11 +51,11 @@ class Stage:
         self.row_shapes |= {part: tuple(each for each in self.row_shapes[part] if each not in shapes) or (1,)}
 
     def rehearse(self, rows: int) -> None:
-        """Take a step of so many rows, guided if there is a classifier, and discard the result."""
+        """Take a step of this many rows, guided if there is a guide, and discard the result."""
         self.step([self.rehearsal() for _ in range(rows)])
 
     def rehearsal(self) -> Trajectory:
-        """A trajectory of zero-seed noise at its first step, guided if there is a guide."""
+        """A trajectory of noise of seed 0 at its first step, guided if there is a guide."""
         plan = StagePlan(self.name, "ddpm", 2)
         guided = self.networks.guide is not None
         request = ImageRequest("", 0, 0, (plan,), 0, ((0, 1.0),) if guided else (), float(guided))
@@ -68,10 +68,10 @@ class Stage:
         return normals([Draw(seed, index, self.number, 0)], self.shape, self.device)[0]
 
     def enlarge(self, request: ImageRequest, plan: StagePlan, table: SamplerTable, low_res: Tensor) -> Tensor:
-        """The start of an upsampler, x_t [3, H, W], for the small image [3, h, w].
+        """The first x_t [3, H, W] of an upsampler, for the small image [3, h, w].
 
         It is noise, as published. At a strength below 1 it is the bilinearly enlarged image, noised to the timestep of
-        the first step taken. A lightly trained upsampler keeps its input's colours only in that way.
+        the first step taken; a lightly trained upsampler keeps its input's colours only in that way.
         """
         noise = self.starting_noise(request.seed, request.drawn_index)
         if plan.strength == 1:

@@ -36,8 +36,8 @@ class StageNetworks:
     On a CPU the lanes compute parts of a step, one thread per part. A large network uses all threads for each row
     instead, so that a single image does not wait for one thread.
 
-    one_lane_rows: the largest number of rows that one lane computes (worker.warmup measures it); all lanes compute more
-    of them. Rows are equal bit for bit in either case.
+    one_lane_rows: up to this number of rows, one lane computes them all (worker.warmup measures it); more rows are
+    divided among the lanes. Rows are equal bit for bit in either case.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class StageNetworks:
 
     @property
     def mode(self) -> str:
-        """A text on how the networks are run, as far as it may change rounding."""
+        """Describe how the networks run, as far as this may change rounding."""
         threads = [f"{self.lanes.count} threads a row"] if self.is_wide else []
         fused = [f"norms of the {part} by {by}" for part, module in self.modules.items() if (by := fused_by(module))]
         native = ["compiled norms"] if self.has_native_norms else []

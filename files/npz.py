@@ -1,4 +1,4 @@
-"""Where an array lies in an .npz that numpy.savez wrote, read without numpy: programs map it or read parts of it."""
+"""Finds an array in an .npz that numpy.savez wrote, without numpy, so that programs can map it or read parts of it."""
 
 import ast
 import struct

@@ -23,7 +23,7 @@ class Sampling(Entry):
     @model_validator(mode="after")
     def refuse_eta_that_nothing_reads(self) -> Self:
         if self.eta and self.sampler != "ddim":
-            raise ValueError(f"eta is ddim's; {self.sampler} has none")
+            raise ValueError(f"eta applies only to ddim, not to {self.sampler}")
         return self
 
 

@@ -161,7 +161,7 @@ class Shortage:
 
 
 def shortage(plans: Sequence[StackPlan], max_rows: int, free: int) -> Shortage | None:
-    """Return by how much stacks do not fit in so many free bytes; None if they fit."""
+    """Return what stacks lack in this many free bytes of memory; None if they fit."""
     configs = [file.config for plan in plans for file in plan.files]
     weights = sum(file.path.stat().st_size for plan in plans for file in plan.files)
     if all(surely_fits(config, max_rows, free - 2 * weights) for config in configs):

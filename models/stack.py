@@ -19,7 +19,7 @@ HASH_LENGTH = 16
 
 @dataclass(frozen=True)
 class DiffusionNetwork:
-    """A diffusion network, the process it was trained on, and the hash of its file."""
+    """A diffusion network, the diffusion process of its training, and the hash of its file."""
 
     network: UNet
     process: DiffusionConfig

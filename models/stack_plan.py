@@ -184,7 +184,7 @@ def _diffusion(folder: Path, entry: dict[str, Any], *, super_res: bool) -> Netwo
 
 
 def _process(path: Path, given: Mapping[str, Any]) -> DiffusionConfig:
-    """The training process that a stack or a network's file states; both must agree. Raises: TypeError; ValueError."""
+    """The diffusion process that a stack or a network's file states; both must agree. Raises: TypeError; ValueError."""
     stated = read_process(path) if path.is_file() else None
     if stated is None:
         for name in ("schedule", "num_timesteps"):

@@ -88,11 +88,11 @@ def refuse(image: Image.Image, max_upload_pixels: int) -> None:
     """Raise PictureError for a picture that must not be decoded."""
     size = f"{image.width} x {image.height} pixels"
     if max(image.size) > MAX_SIDE_PX:
-        raise PictureError(f"has {size}; a side may have {MAX_SIDE_PX}")
+        raise PictureError(f"has {size}; a side may have at most {MAX_SIDE_PX}")
     if image.width * image.height > max_upload_pixels:
-        raise PictureError(f"has {size}; they may be {max_upload_pixels} in all", "max_upload_pixels")
+        raise PictureError(f"has {size}; a picture may have at most {max_upload_pixels} in all", "max_upload_pixels")
     if max(image.size) > MAX_ASPECT * min(image.size):
-        raise PictureError(f"has {size}; its long side may be {MAX_ASPECT} times its short one")
+        raise PictureError(f"has {size}; its long side may be at most {MAX_ASPECT} times its short one")
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -71,7 +71,7 @@ async def decode_in_sandbox(body: IO[bytes], short_side_px: int, limits: DecodeL
 
 
 async def _answer(process: Process, most_bytes: int) -> bytes:
-    """Read at most so many bytes of the process's output; valid output is shorter."""
+    """Read at most this many bytes of the process's output; valid output is shorter."""
     assert process.stdout is not None
     try:
         return await process.stdout.readexactly(most_bytes)

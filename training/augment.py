@@ -28,7 +28,7 @@ def augment(x: Tensor, uniforms: Tensor, noise: Tensor, *, mirrors: bool) -> Ten
 
 
 def recolour(pixels: Tensor, *, saturation: float, brightness: float, tint: Tensor) -> Tensor:
-    """Multiply the distance of an image's colours from its grey, then its values, and add a tint.
+    """Multiply the distance of an image's colours from grey by saturation, its values by brightness, and add a tint.
 
     Shapes: pixels and result [3, H, W], uint8; tint [3], in units of a uint8.
     """

@@ -52,7 +52,7 @@ class RunConfig(Section):
         return self
 
     def network_config(self, num_classes: int) -> NetworkConfig:
-        """The network for data of so many classes."""
+        """The configuration of the network, for data with this many classes."""
         given = self.network
         if self.kind == "judge":
             return JudgeConfig(given.image_size, num_classes, given.widths)

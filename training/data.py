@@ -23,7 +23,7 @@ from training.images import Images, ImagesInMemory, ImagesOnDisk
 from training.sections import Data
 from vocabulary.counts import counted
 
-MEMORY_BYTES = 2**31  # largest set of decoded pixels in memory; a larger set is decoded at every visit
+MEMORY_BYTES = 2**31  # largest set of decoded pixels in memory; images of a larger set are decoded at every use
 TRAINING_SEED = 1  # of rendered training images; measurements render other seeds
 MOST_CLASSES = 100_000  # each class has a row in the network, and a name
 SHOWN_SKIPPED = 20  # skipped files that are printed one by one
@@ -85,7 +85,7 @@ def _read_pictures(path: Path, settings: Data, image_size: int) -> tuple[Images,
     by_path = {each.path: each for each in entries}
     whole: Images
     if settings.random_crop or len(entries) * 3 * image_size**2 > MEMORY_BYTES:
-        labels = _labels_to_visit(path, entries, skipped, settings)
+        labels = _labels_of_undecoded(path, entries, skipped, settings)
         kept = [by_path[each] for each in labels.files]
         whole = ImagesOnDisk(kept, torch.tensor(labels.labels), labels.classes, image_size, settings.padding)
     else:
@@ -97,10 +97,10 @@ def _read_pictures(path: Path, settings: Data, image_size: int) -> tuple[Images,
     return whole, _held_out(settings, (_content(each) for each in kept), len(kept))
 
 
-def _labels_to_visit(path: Path, entries: Sequence[Entry], skipped: list[Skipped], settings: Data) -> Labels:
-    """The labels of pictures that are decoded at every visit: until then a file is a picture by the ending of its name.
+def _labels_of_undecoded(path: Path, entries: Sequence[Entry], skipped: list[Skipped], settings: Data) -> Labels:
+    """The labels of pictures that are decoded at every use; a file counts as a picture by the suffix of its name.
 
-    With data.strict, every file is decoded here once.
+    With data.strict, every file is decoded here once instead.
     """
     check = decoded if settings.strict else _named_as_picture
     pictures, skipped = list[Entry](), list(skipped)
@@ -115,7 +115,7 @@ def _labels_to_visit(path: Path, entries: Sequence[Entry], skipped: list[Skipped
         raise ValueError(f"{path}: has no pictures")
     found = f"{counted(len(labels.files), 'picture')}, {counted(len(labels.classes), 'class')}"
     left_out = f"; {counted(len(skipped), 'file')} skipped" if skipped else ""
-    _report(path, [f"{found}; {labels.rule}; decoded at every visit{left_out}"], skipped, labels, settings)
+    _report(path, [f"{found}; {labels.rule}; decoded at every use{left_out}"], skipped, labels, settings)
     return labels
 
 
@@ -123,7 +123,7 @@ def _named_as_picture(entry: Entry) -> Entry | Skipped:
     """The entry, or the reason why it is left out although it was not decoded."""
     if entry.path.suffix.lower() in Image.registered_extensions():
         return entry
-    return Skipped(entry.path, "its name does not end as a picture's")
+    return Skipped(entry.path, "its name does not have the suffix of a picture")
 
 
 def _content(entry: Entry) -> bytes:

@@ -1,4 +1,4 @@
-"""Training images with their classes: in memory at the network's size, or decoded at every visit."""
+"""Training images with their classes: in memory at the network's size, or decoded at every use."""
 
 import hashlib
 from collections.abc import Sequence
@@ -75,7 +75,7 @@ class ImagesInMemory:
 
 @dataclass(frozen=True)
 class ImagesOnDisk:
-    """Pictures that are decoded at every visit, for sets larger than memory, and for crops of whole pictures.
+    """Pictures that are decoded at every use, for sets larger than memory, and for crops of whole pictures.
 
     A damaged picture is reported once and replaced by the next one.
     """

@@ -30,7 +30,7 @@ SMALLEST_LOSS_SCALE = 2.0**-14  # of float16; an overflow at a smaller scale has
 
 @dataclass(frozen=True)
 class Tick:
-    """A finished step; `line`: the figures since the last line, or None if the step does not end a line."""
+    """A finished step; `line`: the figures since the last line of stats.jsonl, or None if no line is due."""
 
     step: int
     loss: float

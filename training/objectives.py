@@ -65,7 +65,7 @@ class DiffusionObjective:
         return Losses(self._weighted(terms, t), {name: each.detach() for name, each in terms.named().items()})
 
     def x0(self, batch: Batch) -> Tensor:
-        """The clean images, with averaged channels if the process is of grey images."""
+        """The clean images, with averaged channels if the diffusion process is of grey images."""
         return channel_mean(batch.x0) if self.process.grey else batch.x0
 
     def _weighted(self, terms: LossTerms, t: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ def top_k_hits(logits: Tensor, class_labels: Tensor, k: int) -> Tensor:
 
 
 def build_objective(config: RunConfig, num_classes: int) -> Objective:
-    """The objective of a run whose data have so many classes."""
+    """The objective of a run whose data have this many classes."""
     process = build_process(config)
     match config.kind:
         case "diffusion" | "upsampler":
@@ -163,7 +163,7 @@ def build_objective(config: RunConfig, num_classes: int) -> Objective:
 
 
 def build_process(config: RunConfig) -> DiffusionProcess:
-    """The process of a run, with what its network predicts."""
+    """The diffusion process of a run, with the quantities that its network predicts."""
     given = config.process
     mean_type, variance_type, _ = select_types(
         learn_sigma=given.learn_sigma, sigma_small=given.sigma_small, predict_xstart=given.predict_xstart

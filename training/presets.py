@@ -162,8 +162,9 @@ RUNS: dict[str, Fields] = {
     **_stack("fashion", _FASHION, {"base": 9_000, "classifier": 3_000, "judge": 6_000}),
 }
 RUNS["demo-judge"] = merge(RUNS["demo-judge"], {"data": {"flip": True}})
-# With a predicted eps the images of pure noise were off by 51 of 255, for the reason below. A guided base makes more
-# vivid colours than the renders have, which an upsampler that has seen renders alone makes dull.
+# If the network predicts eps, images sampled from pure noise are off by 51 of 255, for the reason below. The training
+# images are recoloured, because a guided base makes more vivid colours than the renders have, and an upsampler that was
+# trained only on renders makes them dull.
 RUNS["demo-upsampler"] = merge(
     RUNS["demo-upsampler"],
     {
@@ -172,9 +173,9 @@ RUNS["demo-upsampler"] = merge(
         "objective": {"loss": "mse", "weighting": "none"},
     },
 )
-# An error of a predicted eps is one of x_0 that is 1 / sqrt(alpha_bar) as large, 16 times at the first step of 25:
-# black backgrounds came out grey, however long the network trained. The variance is not learned: its loss outgrew
-# that of x_0.
+# An error of a predicted eps becomes an error of x_0 that is 1 / sqrt(alpha_bar) times as large, 16 times at the first
+# step of 25: black backgrounds come out grey, however long the network is trained. The variance is not learned, because
+# its loss outgrows that of x_0.
 RUNS["fashion"] = merge(
     RUNS["fashion"],
     {

@@ -1,4 +1,4 @@
-"""What a run's folder records of its start: configuration, data, machine; a later start is compared with it."""
+"""Records a run's start in its folder (configuration, data, machine), and compares a later start with the record."""
 
 import platform
 import time
@@ -40,7 +40,7 @@ def refuse_another_run(run: Run, folder: Path, data: Mapping[str, Any], allowed:
 
 
 def record_start(run: Run, folder: Path, data: Mapping[str, Any]) -> None:
-    """Record configuration, data and machine, once nothing refuses the start any more."""
+    """Record configuration, data and machine; call this after the last check that may refuse the start."""
     start = {"time": time.time(), "processes": run.group.size, **machine(run)}
     starts = read_json(folder / INFO)["starts"] if _has_begun(folder) else []
     write_json(folder / CONFIG, run.config.model_dump(mode="json"))

@@ -21,7 +21,7 @@ from training.sections import Data
 MOST_LOADERS = 8  # default of the number of decoding processes
 ORDER, SAMPLE = 0, 1  # purpose of a generator, a part of its key
 UNIFORMS = 24  # uniform numbers of a sample
-FLIP = 3  # index of that for mirroring
+FLIP = 3  # index of the uniform number for mirroring
 
 
 @dataclass(frozen=True)

@@ -33,13 +33,13 @@ class Data(Section):
     flip: bool = Field(default=True, description="mirror an image with probability 1/2")
     random_crop: bool = Field(default=False, description="crop at a random place and scale, not in the middle")
     saturation: float = Field(
-        default=1.0, ge=1, le=10, description="largest factor by which an image's colours are drawn away from its grey"
+        default=1.0, ge=1, le=10, description="largest factor on the distance of an image's colours from grey"
     )
     brightness: float = Field(
         default=1.0, ge=1, le=10, description="largest factor by which an image's values are multiplied or divided"
     )
     tint: float = Field(
-        default=0.0, ge=0, le=100, description="standard deviation of what is added to each colour, of 255"
+        default=0.0, ge=0, le=100, description="standard deviation of a random value added to each colour, of 255"
     )
     padding: int = Field(default=0, ge=0, description="black pixels added at each edge of every image")
     held_out_below: int = Field(
@@ -49,7 +49,9 @@ class Data(Section):
         description="images whose SHA-256 begins with a byte below this are held out of training",
     )
     loader_processes: int | None = Field(
-        default=None, ge=0, description="processes that decode images; none: one per core, up to 8, if it is faster"
+        default=None,
+        ge=0,
+        description="processes that decode images; none: one per core, up to 8, if images are decoded at every use",
     )
 
     @property
@@ -59,7 +61,7 @@ class Data(Section):
 
     @property
     def as_stored(self) -> Self:
-        """These data without what is drawn at each use of an image."""
+        """These data without random changes at each use of an image."""
         undrawn = {"flip": False, "random_crop": False, "saturation": 1.0, "brightness": 1.0, "tint": 0.0}
         return self.model_copy(update=undrawn)
 
@@ -95,7 +97,7 @@ class Network(Section):
             )
         sizes = [self.image_size // 2**level for level in range(len(self.channel_mult))]
         if strange := [each for each in self.attention_sizes if each not in sizes]:
-            raise ValueError(f"attention_sizes has {strange[0]}; the maps of this network have {sizes}")
+            raise ValueError(f"attention_sizes has {strange[0]}; the feature maps of this network have sizes {sizes}")
         widths = [int(each * self.model_channels) for each in self.channel_mult]
         for width in (*widths, *self.widths):
             if width < NORM_GROUPS or width % NORM_GROUPS:
@@ -105,7 +107,7 @@ class Network(Section):
                 )
         attending = [width for width, size in zip(widths, sizes, strict=True) if size in self.attention_sizes]
         divisor = self.num_heads if self.num_head_channels == -1 else self.num_head_channels
-        for width in (*attending, widths[-1]):  # the middle attends always
+        for width in (*attending, widths[-1]):  # the middle block always has attention
             if divisor < 1 or width % divisor:
                 raise ValueError(f"num_head_channels or num_heads is {divisor}, which does not divide {width} channels")
         return self
@@ -161,7 +163,7 @@ class Optimiser(Section):
     weight_decay: float = Field(default=0.0, ge=0)
     betas: tuple[Beta, Beta] = (0.9, 0.999)
     clip: float | None = Field(
-        default=None, gt=0, description="largest norm of the gradient; none: the official training's"
+        default=None, gt=0, description="largest norm of the gradient; none: no limit, as in the official training"
     )
     warmup_steps: int = Field(default=0, ge=0, description="steps in which the rate rises to its value")
     decay_share: float = Field(

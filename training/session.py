@@ -161,16 +161,16 @@ def _is_due(step: int, interval: int, steps: int) -> bool:
 
 @contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """A function that returns whether SIGTERM or SIGINT has come; a second signal ends the process at once."""
-    came: list[int] = []
+    """Yield a function that returns whether SIGTERM or SIGINT was received; a second signal ends the process."""
+    received: list[int] = []
 
     def note(number: int, _: object) -> None:
-        came.append(number)
+        received.append(number)
         signal.signal(number, signal.SIG_DFL)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: bool(came)
+        yield lambda: bool(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -184,7 +184,9 @@ def advice(error: DivergedError | SaveError, config: RunConfig, folder: Path) ->
             "the run resumes from its previous state" if saved else "the run begins anew, because it is its first state"
         )
         remedy = (
-            "mend that" if isinstance(error.__cause__, OSError) and error.__cause__.errno not in FULL else "make room"
+            "correct that"
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno not in FULL
+            else "make room"
         )
         return f"{error}; {remedy}, then start again: {then}"
     rate = config.optimiser.learning_rate

@@ -51,4 +51,4 @@ class ClassNames:
         # only these are compared, because a comparison is slow and callers can cause many
         alike = [name for name in names if name[0] == given[:1].lower()]
         close = get_close_matches(given.lower(), alike, n=3)
-        return f"; near: {', '.join(close)}" if close else f"; there are {len(names)}"
+        return f"; near: {', '.join(close)}" if close else f"; there are {len(names)} classes"

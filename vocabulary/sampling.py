@@ -33,8 +33,8 @@ def default_grid(sampler: str, num_steps: int, num_timesteps: int) -> TimeGrid:
     """
     if sampler in SECOND_ORDER:
         return "karras"
-    begins = (num_steps - 1) * math.ceil(num_timesteps / num_steps)  # of ddimN
-    return "even" if sampler == "ddim" and begins == num_timesteps - 1 else "official"
+    first_timestep = (num_steps - 1) * math.ceil(num_timesteps / num_steps)  # of the spacing ddimN
+    return "even" if sampler == "ddim" and first_timestep == num_timesteps - 1 else "official"
 
 
 def most_encoding_steps(num_timesteps: int) -> int:

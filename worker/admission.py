@@ -94,7 +94,7 @@ class Admission:
                 self._attempts.requeue(claim)
 
     def close(self) -> None:
-        """Stop the threads; return when the running calls of the store have ended."""
+        """Stop the threads; return when the running calls to the store have ended."""
         self._threads.shutdown(cancel_futures=True)
 
     def _prepared(self, preparation: Preparation, outcome: JobInputs | Exception) -> None:

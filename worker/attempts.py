@@ -1,4 +1,4 @@
-"""The attempts of a worker whose images are in the engine: the progress of each, and its end."""
+"""A worker's attempts at the jobs whose images are in the engine: the progress of each, and its end."""
 
 import time
 from collections.abc import Callable, Collection, Mapping

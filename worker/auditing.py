@@ -16,9 +16,9 @@ log = structlog.get_logger("worker.auditing")
 class Numerics:
     """The numerics fingerprint of each pipeline of a worker; it changes when an audit disables a row shape.
 
-    A pipeline's fingerprint is of its own networks alone, so that a checkpoint is usable wherever they are loaded in
-    the same way, whatever else is. compute: computes all fingerprints. forget_shapes: makes later starts compare the
-    row shapes again.
+    A pipeline's fingerprint covers only its own networks, so that a job's checkpoint can be used by every worker that
+    has loaded these in the same way, whatever else it has loaded. compute: computes all fingerprints. forget_shapes:
+    makes later starts compare the row shapes again.
     """
 
     def __init__(self, compute: Callable[[], dict[str, str]], forget_shapes: Callable[[], None]) -> None:
@@ -30,7 +30,7 @@ class Numerics:
 
     @property
     def of_all(self) -> str:
-        """One fingerprint of all pipelines; workers that have the same make the same bytes in each of them."""
+        """One fingerprint of all pipelines; workers with the same one generate the same bytes in every pipeline."""
         return short_hash(self.by_pipeline)
 
     def renew(self) -> None:

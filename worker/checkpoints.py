@@ -214,7 +214,7 @@ class Checkpoints:
         return state
 
     def close(self) -> None:
-        """Drop waiting checkpoints; return when the running call of the store has ended."""
+        """Drop waiting checkpoints; return when the running call to the store has ended."""
         self._thread.shutdown(cancel_futures=True)
 
 

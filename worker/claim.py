@@ -60,5 +60,6 @@ class Cancel:
     job_id: str
 
 
-# Arguments: a job's pipeline, its priority, and its steps by stage, summed over its images.
 WouldRun = Callable[[str, Priority, Mapping[str, int]], bool]
+"""Returns whether a job would run at once, from its pipeline, its priority, and its steps by stage, summed over its
+images."""

@@ -78,7 +78,7 @@ class ImageWriter:
         )
 
     def close(self) -> None:
-        """Drop pending images; return when the running call of the store has ended."""
+        """Drop pending images; return when the running call to the store has ended."""
         self._closing = True
         self._thread.shutdown(cancel_futures=True)
 

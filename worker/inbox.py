@@ -122,7 +122,7 @@ class Inbox:
             serializer=JSONSerializer,
             worker_ttl=self._settings.lease_seconds,
         )
-        self._redis.delete(self._rq.key)  # left by a killed worker; to RQ it would be a living namesake
+        self._redis.delete(self._rq.key)  # left by a killed worker; RQ would take it for a living one with this name
         self._rq.register_birth()  # type: ignore[no-untyped-call] # RQ leaves it untyped
         self._rq.set_state(WorkerStatus.IDLE)
         with self._redis.pipeline() as pipe:

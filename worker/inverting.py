@@ -43,7 +43,7 @@ def open_inverter(
     stack, spec = pipeline.stack, pipeline.spec
     label = None if class_name is None else ClassNames(dict(enumerate(stack.class_names))).parse(class_name)
     if label is None and spec.conditional and stack.no_class_label is None:
-        raise ValueError(f"{spec.name!r} has no row for no class; give --class")
+        raise ValueError(f"{spec.name!r} does not support images without a class; give --class")
     if scale and stack.classifier is None:
         raise ValueError(f"--scale: {spec.name!r} has no classifier for guidance")
     if scale and label is None:

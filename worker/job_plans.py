@@ -124,8 +124,8 @@ class Planner:
 
     def there_and_back(self) -> tuple[StagePlan, StagePlan]:
         """Plans to encode and decode, without thresholding, because decoding cannot restore what is clipped."""
-        back = replace(self.base(), thresholding="none")
-        return replace(back, direction=Direction.ENCODE), back
+        decode = replace(self.base(), thresholding="none")
+        return replace(decode, direction=Direction.ENCODE), decode
 
     def image(
         self,

@@ -30,7 +30,8 @@ class UnusableCheckpointError(AdmError):
 class JobState:
     """A job between two steps; indices are those of its images.
 
-    latents: of encoded images whose other image is still being encoded. in_flight: states of the images in the engine.
+    latents: of an interpolation's image that is encoded, while the other image is not. in_flight: states of the images
+    in the engine.
     """
 
     images: list[ImageRecord]

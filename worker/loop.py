@@ -201,12 +201,12 @@ class Worker:
     def _newcomers(self) -> WouldRun:
         """A function, for any thread, that returns whether a job would run at once although the batches are full."""
         scheduler, stages, pipelines = self._engine.scheduler, self._engine.stages, self._loaded.pipelines
-        bar = scheduler.slack_of_newcomers()  # on the loop's thread, which alone changes the scheduler
+        most_slack = scheduler.slack_of_newcomers()  # on the loop's thread, which alone changes the scheduler
 
         def would_run(model: str, priority: Priority, work: Mapping[str, int]) -> bool:
             steps = [(pipelines[model].stage_key(stage), row_steps) for stage, row_steps in work.items()]
             is_offered = all(stage in stages for stage, _ in steps)  # otherwise it fails when it is claimed
-            return is_offered and scheduler.slack(steps, priority) < bar
+            return is_offered and scheduler.slack(steps, priority) < most_slack
 
         return would_run
 

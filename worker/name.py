@@ -28,7 +28,7 @@ from jobs.redis.replies import is_wrong_type
 
 log = structlog.get_logger("worker.name")
 
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # of the host also in a container
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # in a container too, this is the host's id
 STARTS_KEPT = 16  # ids in the file; only the last one that reached Redis matters
 LOOK_SECONDS = 0.1  # between two looks at another start's record
 
@@ -121,6 +121,6 @@ def locked_name(run_dir: Path, name: str) -> Iterator[Name]:
             with atomic_write(starts) as file:
                 file.write("\n".join([*ended[1 - STARTS_KEPT :], start.id]).encode())
         except OSError as error:
-            # the worker can serve without; if it is killed, its next start waits until its record in Redis has expired
+            # the worker can serve without the file; if it is killed, its next start waits until its record has expired
             log.warning("start_not_recorded", file=str(starts), error=str(error))
         yield Name(name, start, frozenset(ended))

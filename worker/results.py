@@ -112,7 +112,7 @@ class Results:
     def fail(self, claim: Claim, kind: FailureKind, detail: str, *, retry: bool) -> bool:
         """Fail a job, or spend one of its retries; False when the claim was lost."""
 
-        # the result even if the change was written and only Redis' answer was lost
+        # initial value: the status if an earlier call wrote the change and only Redis' answer was lost
         became = JobStatus.QUEUED if retry else JobStatus.FAILED
 
         def write(pipe: Pipeline, record: Record) -> bool:

@@ -27,7 +27,7 @@ class RetryingStore:
         self._failed_at = NEVER
 
     def check(self, waited: float) -> None:
-        """Give an image up without a call of the store, which may take seconds, if another call has just failed.
+        """Give an image up without a call to the store, which may take seconds, if another call has just failed.
 
         Raises: UnavailableError if the image has waited PATIENCE_SECONDS and the store failed within MOMENT_SECONDS.
         """
@@ -37,7 +37,7 @@ class RetryingStore:
     def put_with_retries(
         self, claim: Claim, index: int, png: bytes, meanwhile: Callable[[], None], waited: float = 0.0
     ) -> ImageRecord:
-        """Store an image, with retries; `meanwhile` is called between two calls of the store.
+        """Store an image, with retries; `meanwhile` is called between two calls to the store.
 
         `waited`: seconds of PATIENCE_SECONDS that the image has waited already.
 

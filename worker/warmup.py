@@ -9,7 +9,7 @@ from engine.engine import Engine
 from engine.stage import Stage
 from engine.step_times import timer_on
 
-LAUNCHING = 2.0  # below so many times the smallest shape's time, a step is mostly the launching of operations
+LAUNCHING = 2.0  # a step that takes less than this multiple of the smallest shape's time mostly launches operations
 REPEATS = 3  # steps of which the fastest counts, where shapes are compared
 
 
@@ -26,17 +26,17 @@ def measure_steps(engine: Engine, keys: Collection[str] | None = None) -> None:
     for key in engine.stages if keys is None else keys:
         stage = engine.stages[key]
         networks, (smallest, *_) = stage.networks, stage.row_shapes["network"]
-        stage.rehearse(smallest)  # makes tables and all else that only a first step waits for
+        stage.rehearse(smallest)  # makes tables and everything else that only a first step waits for
         limit = math.inf if networks.lanes.count > 1 and not networks.is_wide else 0.0  # seconds on one lane
         for rows in stage.row_shapes["network"]:
-            fewer = networks.one_lane_rows
+            previous_limit = networks.one_lane_rows
             try:
                 if limit:
                     networks.one_lane_rows = rows
                     seconds = _seconds(stage, rows, REPEATS)
                     limit = min(limit, LAUNCHING * seconds)
                 if not limit or seconds >= limit:
-                    limit, networks.one_lane_rows = 0.0, fewer
+                    limit, networks.one_lane_rows = 0.0, previous_limit
                     seconds = _seconds(stage, rows, 1)
             except torch.OutOfMemoryError:
                 if rows == smallest:

@@ -33,7 +33,7 @@ def fetch(url: str, target: Path, progress: Progress = lambda done, total: None)
     with httpx2.Client(timeout=TIMEOUT_SECONDS, follow_redirects=True) as client:
         if target.exists():
             recorded_hash(target)  # raises if the local file has changed
-            size = _size_there(client, url)
+            size = _remote_size(client, url)
             if size is not None and size != target.stat().st_size:
                 raise ChangedFileError(target.name, f"has {target.stat().st_size:,} bytes here and {size:,} at {url}")
             if provenance is None:
@@ -52,7 +52,7 @@ def fetch(url: str, target: Path, progress: Progress = lambda done, total: None)
     return True
 
 
-def _size_there(client: httpx2.Client, url: str) -> int | None:
+def _remote_size(client: httpx2.Client, url: str) -> int | None:
     try:
         response = client.head(url)
     except httpx2.HTTPError as error:
@@ -98,7 +98,7 @@ def _fetch_rest(client: httpx2.Client, url: str, partial: Path, progress: Progre
         if not response.is_success:
             raise FetchError(url, f"the server answers {response.status_code} {response.reason_phrase}")
         if response.headers.get("content-type", "").startswith("text/html"):
-            raise FetchError(url, "the server answers a web page in place of the file; give the file's own address")
+            raise FetchError(url, "the server sends a web page in place of the file; give the file's own address")
         if not resumed:  # a server without ranges, or with another file, sends all of it
             have = 0
             # before the tag is written, so that a tag never belongs to another file's part

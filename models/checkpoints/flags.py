@@ -77,7 +77,7 @@ def channel_mult(table: Mapping[int, tuple[float, ...]], image_size: int, given:
     if given:
         return tuple(int(each) for each in given.split(","))
     if image_size not in table:
-        raise ValueError(f"no channel multipliers are known for images of {image_size}; give the flag channel_mult")
+        raise ValueError(f"no channel multipliers are known for image size {image_size}; give the flag channel_mult")
     return table[image_size]
 
 
@@ -124,7 +124,7 @@ def classifier_config(flags: Flags) -> ClassifierConfig:
 
 
 def process_config(flags: Flags) -> DiffusionConfig:
-    """The training process of a diffusion network or upsampler with these flags. Raises: KeyError; ValueError."""
+    """The diffusion process of a base network or upsampler with these flags. Raises: KeyError; ValueError."""
     return DiffusionConfig(
         schedule=flags["noise_schedule"],
         num_timesteps=flags["diffusion_steps"],

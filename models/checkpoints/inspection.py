@@ -253,7 +253,10 @@ def _determined(config: EncoderConfig) -> EncoderConfig:
 
 
 def open_flags(config: UNetConfig | ClassifierConfig, ambiguous: bool) -> Iterator[Open]:
-    """Yield the flags that a network's keys leave open, some only for certain heads; ambiguous: its depth too."""
+    """Yield the flags that a network's keys leave open; some are open only for certain heads.
+
+    ambiguous: whether the keys leave the network's depth open too.
+    """
     yield Open("use_new_attention_order", "noise: the shapes are the same in both orders of qkv")
     yield Open("num_heads / num_head_channels", "images that fall apart, or noise")
     if isinstance(config, UNetConfig) and config.num_head_channels == -1:

@@ -38,7 +38,7 @@ def build_network(config: NetworkConfig) -> nn.Module:
 
 
 class _NoInitialisation(TorchFunctionMode):
-    """Skips torch.nn.init, whose values are never used: it takes seconds, on the meta device because of its imports."""
+    """Skips torch.nn.init, whose values are never used. It takes seconds; on the meta device its imports do."""
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -70,7 +70,10 @@ def save_network(
     *,
     dtype: torch.dtype,
 ) -> None:
-    """Write a state dict with its configuration and process atomically; floating-point tensors are cast to dtype."""
+    """Write a state dict with its network's configuration and diffusion process atomically.
+
+    Floating-point tensors are cast to dtype.
+    """
     write_tensors(path, state, dtype, metadata_of(config, process))
 
 
@@ -105,7 +108,8 @@ def load_network(
     """Load a network strictly, in evaluation mode, without gradients, in float32.
 
     config: for a file without one, such as the official ones. On the CPU, float32 weights stay views of the mapped
-    file, so that memory has no second copy; others are cast, and those for another device moved, one at a time.
+    file, so that memory has no second copy. Weights of another dtype are cast, and weights for another device are
+    moved, one at a time.
     Raises: WeightsError for an unreadable file, another kind of network, missing, surplus or misshapen keys, or values
     that are not finite.
     """

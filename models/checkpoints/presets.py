@@ -93,7 +93,7 @@ class Sampling:
 class Preset:
     """An official checkpoint: the README's flags, the network they make, and how it is sampled.
 
-    classes: "imagenet", or none if the network is unconditional. param_count is that of the file.
+    param_count is that of the file.
     """
 
     name: str
@@ -123,7 +123,7 @@ class Preset:
 
     @property
     def process(self) -> DiffusionConfig | None:
-        """Its training process; None for a classifier, which uses that of the network it guides."""
+        """The network's diffusion process; None for a classifier, which uses that of the network it guides."""
         return None if self.role == "classifier" else process_config(self.all_flags)
 
     @property
@@ -227,7 +227,7 @@ _ALL = (
         Sampling(),
         (
             Figures("ImageNet 256x256", 3.94, 0.83, 0.53),
-            # FID of the batch in the example of evaluations/README, which the README guides and upsamples
+            # of the guided and upsampled samples in the example of evaluations/README
             Figures("ImageNet 256x256", 3.9425574129223264, 0.8265, 0.5309, 6.140433703346162, 215.8370361328125),
         ),
     ),

@@ -34,10 +34,10 @@ class PlainMapping:
 
 
 def read_torch(path: Path, form: Form) -> object:
-    """The object of a file, its tensors mapped where the form allows it, its other objects `Ignored`.
+    """Return the object of a file. Tensors are mapped if the form allows it; objects of other classes are `Ignored`.
 
-    Only names on torch's own allow list are called; names of other classes are replaced by `Ignored` or `Kept`, and a
-    name that runs a program is refused. Raises: WeightsError.
+    Only names on torch's own allow list are called. Names of other classes are replaced by `Ignored` or `PlainMapping`,
+    and a name that runs a program is refused. Raises: WeightsError.
     """
     zipped = form is Form.TORCH_ZIP
     mapped = zipped and path.suffix != ".safetensors"  # torch.load reads a path with this suffix as safetensors

@@ -84,11 +84,12 @@ def convert(
     answers: Answers | None = None,
     where: str | None = None,
 ) -> Network:
-    """Write a checkpoint as safetensors of a dtype, with its configuration and process if known, and its provenance.
+    """Write a checkpoint as safetensors of a dtype, with its provenance, and its configuration and diffusion process.
 
     Returns the written network: the one at `where` in the file, as for `read_network`.
-    Configuration and process are its preset's, or follow from its keys and the answers; otherwise only tensors are
-    written. The source is mapped and the target written one tensor at a time, so that memory has no second copy.
+    Configuration and diffusion process are its preset's, or follow from its keys and the answers; without preset and
+    answers only tensors are written. The source is mapped and the target written one tensor at a time, so that memory
+    has no second copy.
     Raises: WeightsError if the source is not its preset's, or values are not finite in dtype; NotAdmError and
     AnswersError if answers do not fit the file or leave flags open; then nothing is written.
     """
@@ -121,7 +122,7 @@ def _identity(
 
 
 def _as_grey_as(source: Path, process: DiffusionConfig | None) -> DiffusionConfig | None:
-    """The process with `grey` from the source, because no flag sets it."""
+    """The diffusion process with `grey` from the source, because no flag sets it."""
     stated = read_process(source) if source.suffix == ".safetensors" else None
     return process if process is None or stated is None else replace(process, grey=stated.grey)
 

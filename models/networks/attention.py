@@ -70,7 +70,7 @@ class AttentionBlock(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """Pools a map by letting its mean token attend to every position (CLIP's pooling); fixes the map's size.
+    """Pools a map of a fixed size by letting its mean token attend to every position (CLIP's pooling).
 
     Always uses the new qkv order, even if the network's blocks do not.
     """

@@ -1,7 +1,7 @@
 """Group norm of channels-last maps on a CPU, and its gradient, in float32.
 
-torch's kernel for such maps divides one image among threads if the batch does not divide by their number, and then sums
-in another order. This module is also faster, most of all for modulated norms. Convolutions return channels-last maps.
+Convolutions return such maps. torch's kernel for them divides one image among threads if the number of threads does not
+divide the batch size, and then sums in another order. This module is also faster, most of all for modulated norms.
 """
 
 from typing import Any, NamedTuple

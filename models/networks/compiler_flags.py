@@ -14,5 +14,5 @@ def use_sound_flags() -> None:
     """
     import torch._inductor.config  # imported here, because it takes a second, which an eager start saves
 
-    if platform.machine() == "x86_64":  # torch has no setting for flags, and ends the option -march with this one
+    if platform.machine() == "x86_64":  # torch has no setting for flags, but writes this one after -march=
         torch._inductor.config.cpp.march = f"native {FLAGS}"

@@ -43,8 +43,8 @@ class Kernels:
     """The weights and settings of a convolution, as oneDNN takes them.
 
     weight: [out, in, height, width]. transposed: for the gradient, [in, out, height, width]; None if they are
-    transposed at each call. Packed kernels have a number, by which compiled code finds them. They are no part of the
-    module: its attributes take Python as long to find as the rest of a call takes.
+    transposed at each call. Packed kernels have a number, by which compiled code finds them. Weights and settings are
+    here and not in the module, because Python takes as long to look up a module's attributes as the rest of a call.
     """
 
     def __init__(
@@ -202,10 +202,10 @@ def _packed(kernels: Tensor, padding: Pair, stride: Pair, size: tuple[int, ...])
 
 @torch.no_grad()
 def pack_weights(network: nn.Module, rows: int, run: Callable[[], object], *, with_gradient: bool = False) -> None:
-    """Pack the weights of all convolutions of a network, for batches of so many rows; other batches use them too.
+    """Pack the weights of all convolutions of a network, for batches of this many rows; other batches use them too.
 
-    Weights are replaced, so the network cannot be trained any more. Packed weights stay. run computes the network,
-    which shows the sizes of maps.
+    Weights are replaced, so the network cannot be trained any more. Weights that are packed already stay as they are.
+    run computes the network, which shows the sizes of maps.
     Source: torch's own freezing, torch/_inductor/fx_passes/mkldnn_fusion.py.
     """
     sizes: dict[_Served, tuple[int, ...]] = {}

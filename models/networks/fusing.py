@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.networks.norm import GroupNorm32
 
-TOLERANCE = 0.01  # of the largest value; rounding to bfloat16 takes 0.004 at most
+TOLERANCE = 0.01  # largest difference, relative to the largest value; rounding to bfloat16 gives at most 0.004
 
 
 class DisagreementError(Exception):
@@ -57,8 +57,10 @@ def _compare(norm: GroupNorm32, args: tuple[Tensor, ...], kwargs: dict[str, Any]
     for what, fused, eager in zip(("values", "gradients"), ours, theirs, strict=False):
         apart, most = (fused - eager).abs().max(), eager.abs().max()
         if not bool(apart <= TOLERANCE * most):  # also NaN
-            of = f"{list(x.shape)}, {x.dtype}"
-            raise DisagreementError(f"{what} of a norm of {of} are {float(apart):.2g} off, of {float(most):.2g}")
+            norm_of = f"a norm of {list(x.shape)}, {x.dtype}"
+            raise DisagreementError(
+                f"{what} of {norm_of}, differ by {float(apart):.2g}; the largest is {float(most):.2g}"
+            )
 
 
 def _run(

@@ -78,7 +78,7 @@ def supports(dtype: torch.dtype) -> bool:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch's; torch.compile cannot look inside
 def serves(dtype: torch.dtype) -> bool:
-    """Return whether serving uses this code for the dtype on the calling thread: where it computes alone."""
+    """Return whether serving uses this code for the dtype on the calling thread, which must compute alone."""
     return supports(dtype) and torch.get_num_threads() == 1
 
 
@@ -106,7 +106,7 @@ def group_norm(x: Tensor, call: NormCall) -> Tensor:
 
 
 class _Call:
-    """One norm of maps [N, C, ...] that lie by channels, as the compiled code takes it.
+    """One norm of channels-last maps [N, C, ...], as the compiled code takes it.
 
     It keeps the tensors behind its pointers alive. scale and shift: [N, C, 1, ...], both or none.
     """
@@ -151,7 +151,10 @@ class _Call:
         return y, moments
 
     def gradient(self, dy: Tensor, moments: Tensor, *, trains: bool) -> tuple[Tensor, Tensor | None]:
-        """The gradient by x; where it trains, the sums over positions of d = dy * silu' and of d * n, [N, 2, C]."""
+        """The gradient with respect to x; if trains, also the sums over positions of d and of d * n, [N, 2, C].
+
+        d is dy * silu', the gradient with respect to the argument of silu; n are the normalised values.
+        """
         dx = torch.empty_like(self._x)
         sums = torch.empty_like(moments) if trains else None
         self._run("adm_norm_gradient", _like(self._x, dy), moments, dx, sums)
@@ -180,12 +183,12 @@ class _Call:
 
 
 def _by_channels(move: Tensor) -> Tensor:
-    """A scale or shift [N, C, 1, ...] whose channels lie side by side."""
+    """A scale or shift [N, C, 1, ...] with contiguous channels."""
     return move if move.stride(1) == 1 else move.contiguous()
 
 
 def _like(x: Tensor, dy: Tensor) -> Tensor:
-    """A gradient in the memory layout of x, which lies by channels."""
+    """A gradient in the memory layout of x, which is channels-last."""
     return dy if is_channels_last(dy) else torch.empty_like(x).copy_(dy)
 
 
@@ -200,12 +203,12 @@ def _threads(count: int) -> ThreadPoolExecutor:
 
 
 def _norm(x: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    """The norm of x and its moments, by what `_Call` takes."""
+    """The norm of x and its moments; others: the other arguments of `_Call`."""
     return _Call(x, *others).forward()
 
 
 def _norm_gradient(x: Tensor, dy: Tensor, moments: Tensor, *others: Any) -> Tensor:
-    """The gradient for x, from the gradient dy for the norm and from its moments."""
+    """The gradient with respect to x, from the gradient dy with respect to the norm, and the norm's moments."""
     dx, _ = _Call(x, *others).gradient(dy, moments, trains=False)
     return dx
 
@@ -231,7 +234,7 @@ class _GroupNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
-        """With y = silu((n * weight + bias) * (1 + scale) + shift), d by its inner value and sums over positions."""
+        """The gradients of y = silu((n * weight + bias) * (1 + scale) + shift), by the sums of `_Call.gradient`."""
         x, moments, weight, bias, scale, shift = ctx.saved_tensors
         trains = any(ctx.needs_input_grad[1:5])
         dx, sums = _Call(x, weight, bias, scale, shift, *ctx.settings).gradient(dy, moments, trains=trains)
@@ -261,7 +264,7 @@ def _backward(ctx: Any, dy: Tensor, *others: Tensor) -> tuple[Tensor | None, ...
 
 
 # The norm as a single operation for torch.compile, with a gradient for x, defined as in models/networks/opaque.py. It
-# takes maps and not their pixels, because torch.compile chooses the memory layout of what an operation takes.
+# takes maps and not their pixels, because torch.compile chooses the memory layout of an operation's inputs.
 _SETTINGS = "Tensor weight, Tensor bias, Tensor? scale, Tensor? shift, int groups, float eps, bool silu"
 torch.library.define("adm::group_norm", f"(Tensor x, {_SETTINGS}) -> (Tensor, Tensor)")
 torch.library.define("adm::group_norm_gradient", f"(Tensor x, Tensor dy, Tensor moments, {_SETTINGS}) -> Tensor")

@@ -62,8 +62,8 @@ def _forward_kernel(
     x += image * x_image
     y += image * y_image
 
-    # Chan et al. 1979: each block's mean and squared deviations are combined with those before. All values are taken
-    # relative to one of the group, so that no digits cancel if the values are far from 0.
+    # Chan et al. 1979: each block's mean and squared deviations are combined with those before. The group's first value
+    # is subtracted from all values, so that no digits cancel if the values are far from 0.
     pivot = tl.load(x + program % GROUPS * CHANNELS * x_channel).to(tl.float32)
     count = 0.0
     mean = 0.0

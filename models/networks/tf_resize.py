@@ -5,9 +5,9 @@ from torch import Tensor
 
 
 def resized_as_tensorflow(x: Tensor, size: int) -> Tensor:
-    """Images [N, C, H, W], float32, at [N, C, size, size].
+    """Resize images [N, C, H, W], float32, to [N, C, size, size].
 
-    TensorFlow 1 aligns the first pixels and not the corners: place i of the result is at i * H / size of the image.
+    TensorFlow 1 aligns the first pixels and not the corners: place i of the result is place i * H / size of the image.
     """
     return _along(_along(x, 2, size), 3, size)
 

@@ -59,7 +59,7 @@ def test_rule_can_be_chosen(tmp_path: Path) -> None:
 def test_pictures_without_a_class_are_skipped_by_name(tmp_path: Path) -> None:
     by_name = read_folder(fill(tmp_path / "names", "cat_0.png", "dog_0.png", "cover.png"), 8)
     assert by_name.labels.classes == ("cat", "dog")
-    assert skipped(by_name) == {"cover.png": 'has no "_" behind a class in its name'}
+    assert skipped(by_name) == {"cover.png": 'has no "_" after a class in its name'}
     by_folder = read_folder(fill(tmp_path / "folders", "cat/0.png", "dog/0.png", "cover.png"), 8)
     assert by_folder.labels.classes == ("cat", "dog")
     assert skipped(by_folder) == {"cover.png": "lies beside the folders of the classes"}

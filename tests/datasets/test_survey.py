@@ -84,8 +84,8 @@ def test_damaged_idx_file_is_named(tmp_path: Path, content: bytes, message: str)
     ("name", "message"),
     [
         ("missing", "there is no such file or folder"),
-        ("empty", "has no pictures (0 files skipped, 0 ignored as no pictures)"),
-        ("text", "has no pictures (0 files skipped, 1 ignored as no pictures)"),
+        ("empty", "has no pictures (0 files skipped, 0 ignored because they are not pictures)"),
+        ("text", "has no pictures (0 files skipped, 1 ignored because they are not pictures)"),
     ],
 )
 def test_folder_without_pictures_is_one_line(tmp_path: Path, name: str, message: str) -> None:
@@ -117,5 +117,7 @@ def test_classes_of_an_npz_are_found_without_its_images_in_memory(tmp_path: Path
 
 def test_labels_that_do_not_fit_the_images_of_an_npz_are_refused_without_reading_them(tmp_path: Path) -> None:
     np.savez(tmp_path / "set.npz", np.zeros((4, 8, 8, 3), np.uint8), np.arange(3))
-    with pytest.raises(ValueError, match=r"set\.npz: arr_1 is no label from 0 for each of the 4 images"):
+    with pytest.raises(
+        ValueError, match=r"set\.npz: arr_1 must have an integer label, 0 or more, for each of the 4 images"
+    ):
         class_names(tmp_path / "set.npz")

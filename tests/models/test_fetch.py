@@ -229,6 +229,6 @@ def test_record_spares_the_hash_until_the_file_is_touched(source: Source, target
 
 def test_web_page_in_place_of_the_file_is_refused(source: Source, target: Path) -> None:
     source.content_type = "text/html; charset=utf-8"
-    with pytest.raises(FetchError, match="answers a web page in place of the file"):
+    with pytest.raises(FetchError, match="sends a web page in place of the file"):
         fetch(source.url, target)
     assert list(target.parent.iterdir()) == []

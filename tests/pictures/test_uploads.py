@@ -163,10 +163,10 @@ def test_cut_off_file_is_refused(kind: str) -> None:
 @pytest.mark.parametrize(
     ("width", "height", "reason"),
     [
-        (50_000, 1, "a side may have 16384"),
-        (1, 50_000, "a side may have 16384"),
-        (33, 1, "its long side may be 32 times its short one"),
-        (1001, 1000, "they may be 1000000 in all"),
+        (50_000, 1, "a side may have at most 16384"),
+        (1, 50_000, "a side may have at most 16384"),
+        (33, 1, "its long side may be at most 32 times its short one"),
+        (1001, 1000, "a picture may have at most 1000000 in all"),
         (16_384, 16_384, "pixels"),
         (2**31 - 1, 2**31 - 1, "pixels"),
     ],

@@ -66,7 +66,11 @@ IMAGES = np.zeros((2, 8, 8, 3), np.uint8)
             "arr_1 has the label 1000000000; labels count the classes, 100000",
         ),
         (npz(IMAGES, np.array([0, 2**64 - 1], np.uint64)), "set.npz", "arr_1 has the label 18446744073709551615"),
-        (npz(IMAGES, np.array([0.0, 1.0])), "set.npz", "arr_1 is no label from 0 for each of the 2 images"),
+        (
+            npz(IMAGES, np.array([0.0, 1.0])),
+            "set.npz",
+            "arr_1 must have an integer label, 0 or more, for each of the 2 images",
+        ),
         (no_idx_images, "", "train-images-idx3-ubyte.gz: has no images"),
         (lambda path: (path / "empty").mkdir(), "empty", "empty: has no pictures"),
         (
@@ -159,7 +163,7 @@ def test_damaged_file_is_skipped_by_name_and_refused_on_request(
         open_data(Data(path=str(tmp_path), strict=True), 8, tmp_path)
 
 
-@pytest.mark.parametrize("random_crop", [False, True], ids=["decoded once", "decoded at every visit"])
+@pytest.mark.parametrize("random_crop", [False, True], ids=["decoded once", "decoded at every use"])
 @pytest.mark.parametrize("name", ["0.png", "notes.txt"])
 def test_strict_refuses_a_file_that_cannot_be_used_before_training(
     tmp_path: Path, random_crop: bool, name: str
@@ -171,7 +175,7 @@ def test_strict_refuses_a_file_that_cannot_be_used_before_training(
         open_data(Data(path=str(tmp_path), strict=True, random_crop=random_crop), 8, tmp_path)
 
 
-@pytest.mark.parametrize("random_crop", [False, True], ids=["decoded once", "decoded at every visit"])
+@pytest.mark.parametrize("random_crop", [False, True], ids=["decoded once", "decoded at every use"])
 def test_strict_takes_a_picture_whatever_its_name_ends_with(tmp_path: Path, random_crop: bool) -> None:
     photo(tmp_path / "cat" / "1.png")
     photo(tmp_path / "cat" / "2.png")
@@ -188,8 +192,8 @@ def test_picture_without_a_pictures_ending_is_named_where_it_is_left_out(
     (tmp_path / "cat" / "2.png").rename(tmp_path / "cat" / "2")
     assert len(open_data(Data(path=str(tmp_path), random_crop=True), 8, tmp_path).training) == 1
     printed = capsys.readouterr().out
-    assert f"skipped: {tmp_path / 'cat' / '2'}: its name does not end as a picture's" in printed
-    assert "; decoded at every visit; 1 file skipped" in printed
+    assert f"skipped: {tmp_path / 'cat' / '2'}: its name does not have the suffix of a picture" in printed
+    assert "; decoded at every use; 1 file skipped" in printed
 
 
 def test_classes_whose_names_differ_in_case_alone_are_distinguished_and_refused_on_request(

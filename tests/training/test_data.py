@@ -1,4 +1,4 @@
-"""Runs are trained on sets of every form, divided, and decoded at every visit if they exceed memory."""
+"""Runs are trained on sets of every form, divided, and decoded at every use if they exceed memory."""
 
 import hashlib
 from pathlib import Path
@@ -99,7 +99,7 @@ def test_renders_are_kept_and_read_back_the_same(tmp_path: Path) -> None:
         ),
         ({"path": "plain.npz"}, r"has no labels \(arr_1\); set data.labelled = false"),
         ({"path": "floats.npz"}, "arr_0 is float32 .* is needed"),
-        ({"path": "negative.npz"}, "arr_1 is no label from 0 for each of the 2 images"),
+        ({"path": "negative.npz"}, "arr_1 must have an integer label, 0 or more, for each of the 2 images"),
     ],
 )
 def test_images_that_do_not_fit_are_named(

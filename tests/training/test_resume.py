@@ -171,7 +171,7 @@ def test_advice_names_a_last_good_state_only_if_there_is_one(tmp_path: Path) -> 
     [
         (OSError(errno.ENOSPC, "No space left on device"), "make room"),
         (RuntimeError("unexpected pos 64 vs 0"), "make room"),  # torch's for a full disk
-        (FileNotFoundError(errno.ENOENT, "No such file or directory"), "mend that"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory"), "correct that"),
     ],
 )
 def test_room_is_asked_for_only_on_a_full_disk(tmp_path: Path, cause: Exception, remedy: str) -> None:
