@@ -17,7 +17,7 @@
 #   make test-keda    the autoscaling of deploy/kubernetes against KEDA's published schema; needs npm
 #   make test-upgrade    upgrade from and rollback to the code of FORMER=commit, on one Redis; needs the history of git
 #   make golden   the reference cases under GOLDEN=tests/golden
-#   make paper    the paper's claims in small, PART=guidance for one, STACK=fashion; into bench/results/paper, docs/paper
+#   make paper    the paper's claims on small models, PART=guidance for one, STACK=fashion; into bench/results/paper, docs/paper
 #   make judge    adm evaluate stack demo: measure every sampler of the demo, and write weights/demo/judge.json
 #   make audit    known vulnerabilities of the packages in requirements.lock, by pip-audit; asks pypi.org
 #   make lock     resolve the dependencies again into requirements.lock
@@ -92,8 +92,8 @@ bench-http: install
 	$(BIN)/python -m bench.http --keys
 	$(BIN)/python -m bench.soak
 
-# By a Python with the GPU's torch, which is not in the lock. Other versions of libraries have other warnings, and pytest's
-# plugins may be missing, so the strict configuration is off.
+# Run by a Python with a torch for the GPU, which is not in the lock. Other versions of libraries have other warnings, and
+# pytest's plugins may be missing, so the strict configuration is off.
 test-gpu:
 	TEST_DEVICE=cuda $(GPU_PYTHON) -m pytest -W default -o addopts="--import-mode=importlib --strict-markers" --confcutdir=tests/device tests/device
 
@@ -107,7 +107,7 @@ bench-gpu:
 test-peers: $(PEERS)/.installed
 	$(PEERS)/bin/python -m pytest -W default -o addopts="--import-mode=importlib --strict-markers --strict-config" tests/peers
 
-# Its own packages over those of the project, which a line of a .pth file adds: there is one torch.
+# An environment with packages of its own. A .pth file adds those of the project, so that torch is not installed twice.
 $(PEERS)/.installed: $(STAMP) tests/peers/requirements.txt
 	$(BIN)/python -m venv --clear $(PEERS)
 	$(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir(%r)" % sysconfig.get_path("purelib"))' \
@@ -144,7 +144,8 @@ $(KEDA)/.installed: $(STAMP) tests/keda/package.json
 	npm install --prefix $(KEDA) --no-package-lock --silent
 	touch $@
 
-# Its code is unpacked beside this one and run in the same environment: a program's own folder comes first on its path.
+# The former code is unpacked beside the present one and runs in the same environment, because a program's own folder comes
+# first on its import path.
 test-upgrade: install
 	@git cat-file -e $(FORMER)^{commit} || { echo "test-upgrade: the commit $(FORMER) is not in this clone; git fetch --unshallow" >&2; exit 1; }
 	rm -rf build/former && mkdir -p build/former && git archive $(FORMER) | tar -x -C build/former
@@ -174,7 +175,7 @@ $(STAMP): requirements.lock pyproject.toml client/pyproject.toml models/networks
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable . --editable client
 	touch $@
 
-# Triton, for tests alone: hundreds of megabytes that CUDA's torch brings along and a CPU runs without.
+# Triton, only for tests: hundreds of megabytes, which torch for CUDA includes and which serving on a CPU does not need.
 $(KERNELS): $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint requirements.lock --no-build-isolation --editable ".[kernels]"
 	touch $@
@@ -186,22 +187,22 @@ browser:
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
 	else echo "The tests of the web page need Chromium: sudo apt-get install chromium" >&2; exit 1; fi
 
-# Clients that are generated from /openapi.json, KEDA's schema and the checks of the page's JavaScript are npm's.
+# The generators of clients, KEDA's schema and the checks of the page's JavaScript are packages of npm.
 npm:
 	@if command -v npm >/dev/null 2>&1; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends npm >/dev/null; \
 	else echo "The tests of the page's JavaScript and of generated clients need npm: sudo apt-get install npm" >&2; exit 1; fi
 
-# The manifests' tests render them with any kubectl since 1.20, which is Debian's. No cluster is asked.
+# The tests of the manifests render them with any kubectl since 1.20, which is Debian's. No cluster is contacted.
 kubectl:
 	@if command -v kubectl >/dev/null 2>&1; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then \
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends kubernetes-client >/dev/null; \
 	else echo "The tests of deploy/kubernetes need kubectl: sudo apt-get install kubernetes-client" >&2; exit 1; fi
 
-# Alerts and the dashboard are tried by a real Prometheus. Unpacked and not installed: installing Debian's package starts a
-# server that listens on all addresses. Nobody but apt-get knows where it is, and downloading needs no root.
+# Alerts and the dashboard are tested by a real Prometheus. It is unpacked and not installed, because installing Debian's
+# package starts a server that listens on all addresses. apt-get finds the package, and downloads it without root.
 $(PROMETHEUS):
 	@command -v apt-get >/dev/null 2>&1 || { echo "The tests of alerts need Prometheus 2.42 or newer: \
 	put prometheus and promtool into $(@D)" >&2; exit 1; }

@@ -21,7 +21,7 @@ LABELS = {"|u1": "B", "<i2": "h", "<i4": "i", "<u4": "I", "<i8": "q", "<u8": "Q"
 
 @dataclass(frozen=True)
 class BaseSamples:
-    """arr_0 of an .npz, uint8 [count, size, size, 3], and arr_1, its class labels; empty if there is no arr_1."""
+    """arr_0 of an .npz, uint8 [count, size, size, 3], and arr_1, its class labels; None if there is no arr_1."""
 
     path: Path
     count: int

@@ -1,4 +1,4 @@
-"""Random numbers that are a function of an address, on every machine and in every version, unlike random and hash()."""
+"""Random numbers that depend only on an address: not on the machine or the version, unlike random and hash()."""
 
 import hashlib
 

@@ -24,7 +24,7 @@ from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.request import ResolvedRequest
 from jobs.settings import Settings
 
-DEPTH = 2  # images in the engine, in batches, so that both stages have full batches, as in a worker
+DEPTH = 2  # the engine's images, as a multiple of a full batch: both stages then have full batches, as in a worker
 STOP_SECONDS = 5.0
 
 
@@ -93,7 +93,7 @@ class Local:
 
 
 class Task(NamedTuple):
-    """A job for a maker: a request, its number of images, and the function that gets them all at the end."""
+    """A job for a maker: a request, its number of images, and the function that gets all images once they are made."""
 
     job_id: str
     request: ResolvedRequest

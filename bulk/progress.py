@@ -46,7 +46,7 @@ def _print_lines(progress: Progress, ended: Event) -> None:
     while not ended.wait(pause):
         pause = min(2 * pause, LINE_SECONDS)
         if progress.tasks:
-            progress.console.print(line(progress), markup=False, highlight=False, soft_wrap=True)  # which flushes
+            progress.console.print(line(progress), markup=False, highlight=False, soft_wrap=True)  # and flush
 
 
 def line(progress: Progress) -> str:

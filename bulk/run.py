@@ -45,7 +45,7 @@ class Order:
     out: Path
     model: str
     count: int | None = None
-    classes: str | None = None  # "uniform", or those of the base samples
+    classes: str | None = None  # None: "uniform", or the classes of the base samples
     seed: int = 0
     guidance_scale: float | None = None
     steps: int | None = None

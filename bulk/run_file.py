@@ -47,7 +47,7 @@ class RunFile:
     def begin_or_resume(cls, output: Output, parameters: dict[str, Any]) -> "RunFile":
         """The run file of an output; written if there is none.
 
-        Raises: BulkError if the output is of a run with other parameters, which are named, or not of a run.
+        Raises: BulkError if the output belongs to no run, or to one with other parameters, which the message names.
         """
         path = output.run_file
         if not path.exists():

@@ -1,4 +1,4 @@
-"""`adm evaluate stack`: every sampler of a stack's pipelines, by the stack's judge, beside real images."""
+"""`adm evaluate stack`: measures a stack's pipelines with every sampler, by the stack's judge, against real images."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from evaluation.stack_report import RealImages
     from models.stack_plan import StackPlan
 
-FEWEST_STACK_IMAGES = 25  # so that a setting with a share of them has two at least
+FEWEST_STACK_IMAGES = 25  # so that settings that get only a share of the images have at least two
 
 
 def stack(

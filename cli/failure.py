@@ -22,7 +22,7 @@ def one_line_errors(*kinds: type[Exception]) -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
-    """The text of an error; that of a file begins with its name, and has no error number."""
+    """The text of an error; for a file, the file's name and the reason, without the error number."""
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename}: {error.strerror}"
     return str(error)

@@ -33,7 +33,7 @@ def generate(
     steps: Annotated[int | None, typer.Option(help="default: the pipeline's")] = None,
     sampler: Annotated[str | None, typer.Option(help="default: the pipeline's")] = None,
     eta: Eta = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="default drawn, and in the PNG")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="default: drawn at random; the PNG contains it")] = None,
     upsample: Upsample = None,
     priority: Priority = None,
     url: Url = None,

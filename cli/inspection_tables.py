@@ -30,7 +30,7 @@ def tables_of(path: Path, network: Network, resolved: Resolved, sources: Mapping
         known.add_row("--weights-at also takes", ", ".join(network.others))
     yield known
     asked = Table("flag", "value", "", "if it is wrong")
-    asked.title = "Not shown by its keys; if a value is assumed, ask who trained it"
+    asked.title = "Not shown by its keys; if a value is assumed, ask those who trained the network"
     for each in resolved.open:
         source_name = next((name for name, source in sources.items() if source.settle(each)), "assumed")
         asked.add_row(each.flag, resolved.value(each.flag), source_name, each.effect)

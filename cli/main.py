@@ -54,9 +54,10 @@ def settle_threads(
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="print the version, and end")
     ] = False,
 ) -> None:
-    """Set how OpenMP's threads wait, unless the user has; before any command, because torch reads it when it loads.
+    """Set how OpenMP's threads wait, unless the user has set it, and how standard output escapes characters.
 
-    Standard output escapes what its encoding lacks, such as bytes of file names that are not UTF-8.
+    This comes before any command, because torch reads the variables when it is imported. Standard output escapes
+    characters that its encoding lacks, such as bytes of file names that are not UTF-8.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

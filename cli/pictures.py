@@ -17,7 +17,7 @@ StackFolder = Annotated[
 ]
 Name = Annotated[
     str | None,
-    typer.Option("--pipeline", help="also an official one; default the first of ADM_PIPELINES, or of --stack"),
+    typer.Option("--pipeline", help="pipeline, also an official one; default the first of ADM_PIPELINES or of --stack"),
 ]
 Steps = Annotated[int, typer.Option(min=2, help="steps in each direction; twice as many halve the error")]
 ClassName = Annotated[

@@ -117,7 +117,7 @@ class Sweep:
         return Cell(setting, source, request, ChunkPlan(self.seed, self.images, classes), output, run_file)
 
     def _make(self, cells: Sequence[Cell], console: "Console") -> tuple[str, dict[bool, float]]:
-        """Make all missing images in one engine; return its numerics, and seconds per evaluation by guided or not."""
+        """Make all missing images in one engine; return its numerics, and seconds per evaluation, by guided or not."""
         settings = self.local.settings.model_copy(update={"pipelines": (self.model,)})
         with shown_progress(console) as progress:
             bar = progress.add_task("images", total=self.images * len(cells), note="loading")

@@ -16,7 +16,7 @@ Images = Annotated[Path | None, typer.Option(help="images to train on: a folder,
 Steps = Annotated[int | None, typer.Option(min=1, help="length of the run")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="images per step, over all processes")]
 Out = Annotated[Path | None, typer.Option(help="folder of the run; default runs/NAME")]
-Minutes = Annotated[float | None, typer.Option(min=0.01, help="stop after so many minutes; the same command resumes")]
+Minutes = Annotated[float | None, typer.Option(min=0.01, help="stop after this many minutes; the same command resumes")]
 AllowChange = Annotated[list[str] | None, typer.Option(help="field that may differ from what the run began with")]
 Strict = Annotated[bool, typer.Option("--strict", help="refuse a set of images if one of its files cannot be used")]
 Weights = Annotated[
@@ -107,7 +107,7 @@ def train_stack(
     name: Annotated[str, typer.Option(help="name of the stack and of its pipeline")],
     image_size: Annotated[int, typer.Option(min=8, help="edge of the base's images, pixels")] = 32,
     upsampler: Annotated[bool, typer.Option("--upsampler", help="train an upsampler to twice the size too")] = False,
-    steps: Annotated[int | None, typer.Option(min=1, help="of the base; the others in the recipe's proportion")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="of the base; others by the recipe's proportions")] = None,
     batch_size: BatchSize = None,
     minutes: Minutes = None,
     strict: Strict = False,

@@ -21,7 +21,7 @@ def up() -> None:
 def demo(
     out: Annotated[Path, typer.Option(help="folder of the images, the contact sheet and the report")] = Path("demo"),
 ) -> None:
-    """Make one image of each class with programs of its own; status 0 only if every image arrived."""
+    """Start a Redis, a service and a worker for one image of each class; status 0 only if every image arrived."""
     from jobs.settings import Settings
     from standalone.demo import run_demo
     from standalone.supervisor import StartError

@@ -115,8 +115,8 @@ class InceptionExtractor:
 
 
 class DinoV2Extractor:
-    """A vision transformer of DINOv2: pooled features alone, which agree better with people's judgement than
-    Inception's (Stein et al. 2023). It has no classes."""
+    """A vision transformer of DINOv2, which has only pooled features, and no classes. They agree better with people's
+    judgement than Inception's (Stein et al. 2023)."""
 
     def __init__(self, path: Path) -> None:
         """Raises: WeightsError, one line, if the file is not a DINOv2 without registers."""

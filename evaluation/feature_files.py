@@ -27,7 +27,7 @@ LEAST = 2
 
 
 class Work:
-    """The folder of an evaluation's measurements so far; thumbnails: store one of every image, for a report."""
+    """The folder of an evaluation's measurements so far. thumbnails: store a thumbnail of every image, for a report."""
 
     def __init__(self, folder: Path, *, thumbnails: bool = False) -> None:
         self._folder, self._thumbnails = folder, thumbnails

@@ -192,7 +192,7 @@ def compare(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str
             yield _difference(title, first["metrics"][name], second["metrics"][name])
     if counts[0] != counts[1]:
         affected = ", ".join(TITLES[name] for name in COUNTED)
-        yield f"note: {counts[0]} and {counts[1]} images: {affected} depend on the number of images; make it equal"
+        yield f"note: {counts[0]} and {counts[1]} images: {affected} depend on the number of images; use equal numbers"
 
 
 def _difference(title: str, first: Mapping[str, Any], second: Mapping[str, Any]) -> str:
@@ -206,5 +206,5 @@ def _difference(title: str, first: Mapping[str, Any], second: Mapping[str, Any])
 
 
 def _half(figure: Mapping[str, Any]) -> float:
-    """Half the width of an interval, by the side that its metric's bounds have cut less."""
+    """Half the width of an interval, from its longer side, because a bound of the metric may have cut the other."""
     return float(max(figure["value"] - figure["low"], figure["high"] - figure["value"]))

@@ -32,7 +32,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Draws:
-    """The draw of a set's images: independent, or balanced by class; then `classes` is [count].
+    """How a set's images were drawn: independently, or balanced by class; `classes` [count] then has their classes.
 
     Blocks of a balanced set must have all classes in equal shares, because a class that a block lacks by chance would
     change every metric far more than other images of the same classes do.

@@ -201,7 +201,7 @@ def share(figure: Figure, total: int) -> Figure:
 
 def _notes(fid: Figure, dimensions: int, fewest: int) -> Iterator[str]:
     if fewest < IMAGES_A_DIMENSION * dimensions:
-        size = "" if fid.bias is None else f": its bias is about {fid.bias:.3g}, where it is {fid.value:.3g}"
+        size = "" if fid.bias is None else f": the bias is about {fid.bias:.3g}, of an FID of {fid.value:.3g}"
         wanted = IMAGES_A_DIMENSION * dimensions
         yield f"{fewest} images are few for FID in {dimensions} dimensions ({wanted:,} or more are better){size}"
 

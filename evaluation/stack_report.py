@@ -1,4 +1,4 @@
-"""`adm evaluate stack`: measures the images of a stack's pipelines with its judge, beside real images."""
+"""`adm evaluate stack`: measures the images of a stack's pipelines with its judge, against real images."""
 
 import time
 from collections.abc import Iterator, Mapping
@@ -139,7 +139,7 @@ class StackReport:
         return scale
 
     def _measured(self, spec: PipelineSpec, sampler: str) -> dict[str, Any]:
-        """The figures of one sampler: at the pipeline's scale; if it is unconditional, at scale 0 and at the best."""
+        """The figures of one sampler at the pipeline's scale; if it is unconditional, at scale 0 and the best scale."""
         if spec.conditional:
             return self._figures(spec, sampler, spec.guidance_scale, self._images)
         count = share(self._images, UNCONDITIONAL_SHARE)

@@ -27,7 +27,7 @@ from vocabulary.counts import counted
 FORMAT = 1
 PROVENANCE = "provenance.npy"
 MOMENT_ARRAYS = {"pooled": ("mu", "sigma"), "spatial": ("mu_s", "sigma_s")}
-COVARIANCE_ROUNDING = 1e-3  # of the largest entry; float16 has it, and float32 sums of 50,000 images stay below it
+COVARIANCE_ROUNDING = 1e-3  # share of the largest entry: float16's rounding; float32 sums of 50,000 images have less
 FIELDS = ("source", "images", "size", "sha256")  # fields of every file's provenance
 
 

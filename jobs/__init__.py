@@ -1,4 +1,4 @@
-"""Jobs, as the service and the workers share them, in rooms of which each imports only from those below it.
+"""The code about jobs that the service and the workers share. Each package imports only from the packages below it.
 
 From the top: `queue`, `views` and `storage`, `callers`, `redis`, `logs`, `settings`, `contract`.
 """

@@ -45,7 +45,7 @@ COMMON = {
     "421": "the Host is not one of the service's (`ADM_HOSTS`)",
     "422": "a field, parameter or header has a wrong value",
     "429": "above a quota; `Retry-After` has the seconds to wait, unless the job is larger than the quota",
-    "431": "the head is too large",
+    "431": "the request line and headers are too large",
     "503": "Redis is unavailable, the queue is full, or no worker is ready; `Retry-After` has the seconds to wait",
 }
 

@@ -96,7 +96,7 @@ def create_app(settings: Settings, slot: Slot = ALONE, tracing: Tracing = OFF) -
 def lifespan_of(
     settings: Settings, metrics: Metrics, slot: Slot, tracing: Tracing
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """What runs around serving: the connections, and the tasks that this process of the service has."""
+    """Make the lifespan, which opens the connections and runs the background tasks of this process."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

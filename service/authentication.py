@@ -47,7 +47,7 @@ class KeyringReader:
 
     def __init__(self, redis: Redis, needed: Path) -> None:
         self._redis, self._needed = redis, needed
-        self.last = Keyring({}, exist=needed.exists())  # the last keyring that was read, of any age; at first, none was
+        self.last = Keyring({}, exist=needed.exists())  # read last, whatever its age; empty before the first read
         self._version: bytes | None = None  # None: no key was ever made
         self._read_at = NEVER
         self._look: asyncio.Task[None] | None = None

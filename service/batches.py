@@ -48,7 +48,7 @@ class Batches(Generic[Q, A]):
                     self._answer_all, [question for question, _ in batch], limiter=self._thread
                 )
             except Exception as error:  # noqa: BLE001 - every caller gets the error
-                # fail these too, which would otherwise wait for the same error once more
+                # fail the waiting questions too, because they would only get the same error later
                 batch += self._take(len(self._waiting))
                 answers = [error] * len(batch)
             for (_, future), answer in zip(batch, answers, strict=True):

@@ -34,9 +34,10 @@ class Hosts:
 
 
 class CrossOrigin(CORSMiddleware):
-    """Lets pages of the origins of ADM_CORS_ORIGINS call the service, at its own names alone.
+    """Lets pages of the origins in ADM_CORS_ORIGINS call the service, but only by its own host names.
 
-    A request for another Host gets no header that a page needs, and a preflight is passed on to be refused like it.
+    A request for another Host gets none of the headers that a page needs. A preflight for another Host is passed on,
+    and refused like any other request.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, exposed: Collection[str]) -> None:

@@ -18,8 +18,9 @@ BODY = "adm.body"  # key in a request's scope: its Body
 class Incoming:
     """Counts the bytes above MAX_BODY_BYTES of all bodies that are held; for one event loop.
 
-    They are stored in temporary files. A lone caller may hold all of them. When they exceed the limit, the youngest
-    body of the caller that holds the most is dropped, so a caller that holds less than its share loses none.
+    These bytes are stored in temporary files. A lone caller may hold as many as the limit allows. When they exceed the
+    limit, the youngest body of the caller that holds the most is dropped, so a caller that holds less than its share
+    loses none.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -51,14 +52,14 @@ class Incoming:
     def refusal(self) -> RefusedError:
         return RefusedError(
             ErrorKind.UNAVAILABLE,
-            f"bodies of {self._max_bytes} bytes are being received, the limit (ADM_MAX_INCOMING_BYTES), and of all "
-            "callers you send the most",
+            f"bodies of {self._max_bytes} bytes are being received, which is the limit (ADM_MAX_INCOMING_BYTES), and "
+            "you send more of these bytes than any other caller",
             retry_after_seconds=RETRY_AFTER_SECONDS,
         )
 
 
 class Body:
-    """One request's body. It is received by `receive`, and held within `held` by a route that takes large ones."""
+    """One request's body. `receive` receives it; a route that accepts large bodies holds it within `held`."""
 
     def __init__(self, incoming: Incoming, scope: Scope, receive: Receive, max_bytes: int) -> None:
         self._incoming, self._scope, self._receive, self._max_bytes = incoming, scope, receive, max_bytes

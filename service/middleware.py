@@ -63,7 +63,7 @@ def shown_method(method: str) -> str:
 
 
 def new_id() -> str:
-    """A request's id. Unlike `uuid4` it asks the system for nothing, which would let other threads run first."""
+    """A request's id. Unlike `uuid4`, it makes no system call, during which other threads would run first."""
     return f"{random.getrandbits(128):032x}"
 
 
@@ -83,7 +83,7 @@ def without_body(send: Send) -> Send:
 
 
 class Requests:
-    """The outermost of our middlewares. It is plain ASGI, so that streams pass unchanged."""
+    """The middleware around all others except `CrossOrigin`. It is plain ASGI, so that streams pass unchanged."""
 
     def __init__(
         self,

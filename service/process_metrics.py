@@ -1,4 +1,4 @@
-"""Metrics of all processes of a service: each writes its own to Redis, and the scraped process adds them up.
+"""Metrics of all processes of a service: each writes its own to Redis, and the scraped process shows all of them.
 
 A counter must never decrease, whichever process answers. So a process writes its metrics to Redis before it shows them,
 and the others never show less.

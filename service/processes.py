@@ -28,7 +28,7 @@ log = structlog.get_logger("service.processes")
 
 STOP_MARGIN_SECONDS = 3.0  # beyond the time that a process takes to stop by itself; then it is killed
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.5, 30.0  # before a restart, doubled with each early death
-STEADY_SECONDS = 60.0  # a process that ran for so long did not die early
+STEADY_SECONDS = 60.0  # a process that ran for longer did not die early
 MOST_FAILED_STARTS = 4  # of one process in succession while no other process serves
 CAUSE_CHARACTERS = 500
 SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -57,7 +57,7 @@ class WhileOpen:
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection. `limited` makes the class that has limits.
+    """One connection. `limited` makes a subclass with the limits of a server.
 
     It answers 431 for a head that is too large, 408 for a head or a body that arrives too slowly, 400 for data that are
     not HTTP, and 503 for one connection too many. It reads about MAX_PIPELINED requests ahead; addresses take turns at

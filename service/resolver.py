@@ -1,7 +1,7 @@
 """Resolves host names, each in a thread of its own, within a time limit and a limit for each caller.
 
-A lookup of the system cannot be cancelled: its thread lasts until the name servers have answered or its own time limit
-is over, often half a minute. In a pool of threads, the slow names of one caller would delay all others.
+A lookup by the system cannot be cancelled: its thread lasts until the name servers have answered or the lookup's own
+time limit is over, often half a minute. In a pool of threads, the slow names of one caller would delay all others.
 """
 
 import asyncio

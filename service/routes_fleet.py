@@ -28,7 +28,7 @@ CONDITIONAL: dict[int | str, dict[str, Any]] = {
 
 class ModelView(PipelineInfo):
     object: Literal["model"] = "model"
-    created: int = Field(default=0, description="always 0, because it is not known; for OpenAI's clients, as owned_by")
+    created: int = Field(default=0, description="always 0, because it is not known; OpenAI's clients expect the field")
     owned_by: str = "adm"
     workers: list[str]  # live workers that serve it; without one, its jobs wait until they expire
 

@@ -1,7 +1,7 @@
 """/v1/jobs. A route translates HTTP to a call of the queue and back; it decides nothing.
 
-The queue's client blocks, so its calls run in threads, in turns of callers, and those of the image store in others.
-Requests that wait for a job wait on the hub and need no thread.
+Calls of the queue and of the image store block, so each of the two has threads of its own, for which callers take
+turns. Requests that wait for a job wait on the hub and need no thread.
 """
 
 import json

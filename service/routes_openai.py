@@ -101,7 +101,7 @@ async def create_images(request: Request, service: ServiceDep, caller: CallerDep
     responses=ANSWERS,
 )
 async def edit_images(request: Request, service: ServiceDep, caller: CallerDep) -> Response:
-    key = idempotency_key(request)  # before the picture, which an invalid key would leave stored and charged
+    key = idempotency_key(request)  # first, because a call with an invalid key must not store and charge a picture
     return await make(
         request, service, caller, await understand_form(request, service, caller, StreamedFields), "image_edit", key
     )
@@ -121,7 +121,7 @@ async def edit_images(request: Request, service: ServiceDep, caller: CallerDep) 
     responses=ANSWERS,
 )
 async def vary_images(request: Request, service: ServiceDep, caller: CallerDep) -> Response:
-    key = idempotency_key(request)  # before the picture, which an invalid key would leave stored and charged
+    key = idempotency_key(request)  # first, because a call with an invalid key must not store and charge a picture
     return await make(
         request, service, caller, await understand_form(request, service, caller, ImageFields), "image_variation", key
     )
@@ -150,7 +150,7 @@ async def understand_form(request: Request, service: Service, caller: Caller, mo
 
 
 async def make(
-    request: Request, service: Service, caller: Caller, asked: ImageCall, called: str, key: str | None
+    request: Request, service: Service, caller: Caller, asked: ImageCall, event_prefix: str, key: str | None
 ) -> Response:
     """Queue a call's job, and answer when it has ended, or stream its events."""
     submitted = await queue_job(service, asked.request, key, caller)
@@ -162,7 +162,7 @@ async def make(
         headers["Idempotency-Replayed"] = "true"
     is_own = key is None  # no other call can return the job, so it is cancelled if this call is given up
     if asked.streams:
-        return Stream(lambda is_gone: stream(is_gone, service, job, target, asked, called, is_own), headers)
+        return Stream(lambda is_gone: stream(is_gone, service, job, target, asked, event_prefix, is_own), headers)
     job = await when_ended(request, service, job, target, is_own)
     if job.status is not JobStatus.COMPLETED:
         status, content = failure(job)
@@ -171,7 +171,8 @@ async def make(
         origin = f"{request.url.scheme}://{request.headers['host']}"
         data = [{"url": f"{origin}{image.url}"} for image in job.images]
         return Response(json.dumps(head_of(job) | {"data": data}), 200, headers, "application/json")
-    first = [await read_png(service, target, job.images[0].index)] if job.images else []  # fails before the head
+    # read before the answer's head is sent, so that a failure gets an error status
+    first = [await read_png(service, target, job.images[0].index)] if job.images else []
     return StreamingResponse(in_base64(service, job, target, first), 200, headers, "application/json")
 
 
@@ -208,7 +209,7 @@ async def give_up(service: Service, target: Asked) -> None:
 
 
 async def stream(
-    is_gone: IsGone, service: Service, job: Job, target: Asked, asked: ImageCall, called: str, is_own: bool
+    is_gone: IsGone, service: Service, job: Job, target: Asked, asked: ImageCall, event_prefix: str, is_own: bool
 ) -> AsyncIterator[bytes]:
     """A job's previews and images as OpenAI's events; a failed job ends with an error event."""
     assert job.request is not None
@@ -223,12 +224,12 @@ async def stream(
                     continue
                 data = json.loads(each.data)
                 if each.kind is EventKind.PREVIEW and (number := chosen.take(data)) is not None:
-                    yield event(f"{called}.partial_image", data["png"], data["index"], partial_image_index=number)
+                    yield event(f"{event_prefix}.partial_image", data["png"], data["index"], partial_image_index=number)
                 elif each.kind is EventKind.IMAGE and data["index"] not in sent:
                     sent.add(data["index"])
                     png = await read_png(service, target, data["index"])
                     encoded = (await run_in_threadpool(b64encode, png)).decode()
-                    yield event(f"{called}.completed", encoded, data["index"], usage=TokenUsage.of(steps))
+                    yield event(f"{event_prefix}.completed", encoded, data["index"], usage=TokenUsage.of(steps))
                 elif each.kind.is_final:
                     status = JobStatus(data["status"])
         if status is not JobStatus.COMPLETED:

@@ -5,14 +5,16 @@ from collections.abc import Callable
 
 from service.turns import Turns
 
-MOST = 32  # requests started in a round; of 8, fewer shared a round trip to Redis, and POSTs were a seventh fewer
+# Requests started in a round. With 8, fewer requests shared a round trip to Redis, and the service answered a seventh
+# fewer POSTs per second.
+MOST = 32
 
 
 class Starts:
     """The requests that wait for their start; for one event loop.
 
-    Without turns, each round starts the next request of every connection. A client that sends requests ahead in many
-    connections would make each step of everybody's request wait for a request of each of its connections.
+    Without turns, each round starts the next request of every connection. A client that sends requests ahead on many
+    connections would then put one request per connection into each round, for which all other requests wait.
     """
 
     def __init__(self) -> None:

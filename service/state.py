@@ -93,7 +93,7 @@ def connect(settings: Settings, metrics: Metrics, slot: Slot) -> Service:
         decoding=FairTurns(settings.decode_processes),
         sheets=FairTurns(MOST_SHEETS),
         calls=FairThreads(THREADS, "too many calls wait for the queue", MOST_CALLS),
-        long_calls=FairThreads(LONG_CALL_THREADS, "too many calls for many jobs wait for the queue", MOST_CALLS),
+        long_calls=FairThreads(LONG_CALL_THREADS, "too many calls about many jobs wait for the queue", MOST_CALLS),
         store_calls=FairThreads(settings.store_threads, "the image store is slow and too many calls wait for it"),
         conversions=FairThreads(1, "too many images are being reduced or converted", MOST_CONVERSIONS),
         submissions=Batches(queue.submitter.submit_all, lambda each: each.caller.id),

@@ -1,8 +1,8 @@
 """Answers that stay open for minutes: their body is sent outside the middleware and routing that made them.
 
-While a body is sent, each layer of middleware and routing keeps its frame, a quarter of the memory of a thousand open
-streams. So a stream sends its head through all layers and passes its body to the outermost one, which sends it when the
-others have returned.
+While a body is sent through middleware and routing, each of their layers keeps its frame, which would be a quarter of
+the memory of a thousand open streams. So a stream sends its head through all layers and passes its body to the
+outermost one, which sends the body when the others have returned.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-IsGone = Callable[[], Awaitable[bool]]  # whether the client has hung up
+IsGone = Callable[[], Awaitable[bool]]  # whether the client has disconnected
 Body = AsyncIterator[bytes]
 
 MakeBody = Callable[[IsGone], Body]
@@ -34,7 +34,7 @@ class Stream(StreamingResponse):
 
 
 async def send_bodies(bodies: list[MakeBody], receive: Receive, send: Send) -> None:
-    """Send the bodies of streams; `receive`: the server's own function, because no more of a request is counted."""
+    """Send the bodies of streams. receive: the server's own function, because no more of a request body is counted."""
     client = Request({"type": "http"}, receive)  # a new request: the original keeps all objects of its scope
     for make_body in bodies:
         async for chunk in make_body(client.is_disconnected):

@@ -86,7 +86,7 @@ class WebhookSender:
                 await asyncio.gather(*self._sending, return_exceptions=True)
 
     async def _begin(self, client: httpx2.AsyncClient) -> None:
-        """Start to send due deliveries, as far as there is room."""
+        """Start to send due deliveries, as many as there is room for."""
         if len(self._sending) >= MOST_AT_ONCE:
             return
         for delivery in await to_thread.run_sync(self._webhooks.claim, self._choose, limiter=self._thread):
@@ -125,7 +125,7 @@ class WebhookSender:
         return [of_host, (("caller", delivery.caller), self._per_caller)] if delivery.caller else [of_host]
 
     async def _attempt(self, client: httpx2.AsyncClient, delivery: Delivery) -> None:
-        """Make one attempt and record its outcome; if Redis is unavailable, it is repeated after the lease."""
+        """Make one attempt and record its outcome; if Redis is unavailable, the attempt is repeated after the lease."""
         reason, for_good, after_seconds = "", False, 0.0
         try:
             async with asyncio.timeout(ATTEMPT_SECONDS):

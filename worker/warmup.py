@@ -16,28 +16,19 @@ REPEATS = 3  # steps of which the fastest counts, where shapes are compared
 def measure_steps(engine: Engine, keys: Collection[str] | None = None) -> None:
     """Time a step of every stage, or of those with these keys, at every shape, and choose which shapes have one lane.
 
-    Python launches one operation at a time, so lanes that do little else wait for each other. Only times of one lane
-    are compared, because those of several depend on what else the machine does during a start.
-
     The shapes were run before, so no first call is timed. A whole step takes more memory than the network by itself.
     Shapes for which memory does not suffice are given up.
     Raises: torch.OutOfMemoryError if it does not suffice for the smallest one.
     """
     for key in engine.stages if keys is None else keys:
         stage = engine.stages[key]
-        networks, (smallest, *_) = stage.networks, stage.row_shapes["network"]
+        smallest, *_ = stage.row_shapes["network"]
         stage.rehearse(smallest)  # makes tables and everything else that only a first step waits for
-        limit = math.inf if networks.lanes.count > 1 and not networks.is_wide else 0.0  # seconds on one lane
+        if stage.networks.lanes.count > 1 and not stage.networks.is_wide:
+            stage.networks.one_lane_rows = _rows_mostly_launched(stage)
         for rows in stage.row_shapes["network"]:
-            previous_limit = networks.one_lane_rows
             try:
-                if limit:
-                    networks.one_lane_rows = rows
-                    seconds = _seconds(stage, rows, REPEATS)
-                    limit = min(limit, LAUNCHING * seconds)
-                if not limit or seconds >= limit:
-                    limit, networks.one_lane_rows = 0.0, previous_limit
-                    seconds = _seconds(stage, rows, 1)
+                seconds = _seconds(stage, rows, 1)
             except torch.OutOfMemoryError:
                 if rows == smallest:
                     raise
@@ -46,6 +37,23 @@ def measure_steps(engine: Engine, keys: Collection[str] | None = None) -> None:
                 break
             engine.costs.note(key, rows, seconds)
         engine.costs.keep(key, stage.row_shapes["network"])
+
+
+def _rows_mostly_launched(stage: Stage) -> int:
+    """The largest row count whose step takes most of its time to launch operations.
+
+    Python launches one operation at a time, so lanes that do little else wait for each other. Only times of one lane
+    are compared, because those of several depend on what else the machine does during a start.
+    """
+    largest, limit = 0, math.inf
+    for rows in stage.row_shapes["network"]:
+        stage.networks.one_lane_rows = rows
+        seconds = _seconds(stage, rows, REPEATS)
+        limit = min(limit, LAUNCHING * seconds)
+        if seconds >= limit:
+            break
+        largest = rows
+    return largest
 
 
 def _seconds(stage: Stage, rows: int, repeats: int) -> float:

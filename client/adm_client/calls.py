@@ -214,7 +214,7 @@ def default_url() -> str:
 
 
 def usable_url(url: str) -> str:
-    """The URL. Raises: SettingError if it is not http or https; calls would be repeated as if no service answered."""
+    """The URL. Raises: SettingError if it is not http or https, because calls would be repeated as if unanswered."""
     try:
         parsed, host = httpx2.URL(url), urlsplit(url).hostname
     except (httpx2.InvalidURL, ValueError) as error:

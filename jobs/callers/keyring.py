@@ -32,7 +32,7 @@ NO_HASH = "0" * 64  # compared with a key of an unknown caller, so that this tak
 
 
 class KeyRecord(BaseModel):
-    """The record of a key in Redis. It outlives the key, because it names jobs' owner and shows that keys exist."""
+    """The record of a key in Redis. It is kept after a revocation: jobs refer to it, and it shows that keys exist."""
 
     model_config = ConfigDict(frozen=True)
 

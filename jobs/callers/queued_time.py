@@ -12,8 +12,8 @@ from jobs.redis import keys
 WITHIN = "ADM.WITHIN"  # command of `jobs.queue.transaction`, which runs the function below
 NO_QUOTA = -1
 
-# Returns the caller's queued time if more would exceed the quota, else false. The sum counts as 0 if no job is queued,
-# because corrupt jobs may leave it above 0, and if it is invalid.
+# Returns the caller's queued time if `more` in addition would exceed the quota, else false. The sum counts as 0 if it
+# is invalid, and if no job is queued, because corrupt jobs may leave it above 0.
 FUNCTION = f"""
 local function queued_above(sums, queued, caller, more, most)
     if tonumber(most) == {NO_QUOTA} then return false end
@@ -28,8 +28,8 @@ end
 def within(pipe: Pipeline, caller: str, more_ms: int, most_ms: int | None) -> None:
     """Run the commands up to the next one of this kind only if the caller's queued time stays within its quota.
 
-    Only for `jobs.queue.transaction`. Its answer is the time that is queued already if the commands are not run, and
-    theirs are None. most_ms: None for a caller without a quota.
+    Only for `jobs.queue.transaction`. If the commands are not run, this command's answer is the time that is queued
+    already, and their answers are None. most_ms: None for a caller without a quota.
     """
     most, queued = NO_QUOTA if most_ms is None else most_ms, keys.index(JobStatus.QUEUED, caller)
     pipe.execute_command(WITHIN, keys.CALLERS_QUEUED, queued, caller, more_ms, most)  # type: ignore[no-untyped-call] # redis-py leaves it untyped

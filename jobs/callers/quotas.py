@@ -46,7 +46,7 @@ class Rate:
         detail = f"your {self.what} {excess}"
         if left.seconds is None:
             asked = f"{amount / self.unit:.1f}".removesuffix(".0")
-            detail = f"the {asked} {self.what} of this request alone {excess}: ask for less at once"
+            detail = f"the {asked} {self.what} of this request alone {excess}: split the request"
         raise OverQuotaError(
             detail,
             policy=self.policy,
@@ -60,8 +60,8 @@ class Rate:
 class Quotas:
     """Charges callers, and refuses calls that exceed a quota.
 
-    A call that is refused here is not charged for device seconds. One that is refused when it is queued, because
-    another process of the service has queued jobs at the same moment, has been charged.
+    A call that is refused here is not charged for device seconds. A call that is refused when its jobs are queued,
+    because another process of the service has queued jobs at the same moment, has been charged.
     """
 
     def __init__(self, redis: Redis, settings: Settings) -> None:

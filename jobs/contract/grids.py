@@ -67,7 +67,10 @@ class GridRequest(JobRequest):
         return [JobRequest.model_validate(common | self._values_at(place)) for place in range(self.num_cells)]
 
     def locate(self, place: int, error: InvalidRequestError) -> list[FieldError]:
-        """The wrong fields of one cell, with pointers into the body: for the field of an axis, to its value there."""
+        """The errors of one cell, with pointers into the grid's body.
+
+        If the wrong field is the field of an axis, the pointer names the cell's value on that axis.
+        """
         return [self._located(place, each) for each in error.errors]
 
     def refuse_more_cells(self, most: int) -> None:

@@ -54,7 +54,7 @@ class QueueInfo(View):
     yours: int = Field(description="how many of those jobs have the same caller, pipeline and priority")
     eta_seconds: float | None = Field(description="seconds until its images are stored")
     eta_error_seconds: float | None
-    workers: int = Field(description="live workers that serve the job's pipeline; with 0 it waits until it expires")
+    workers: int = Field(description="live workers that serve the job's pipeline; 0: it waits for one, or expires")
 
 
 class ImageRecord(View):

@@ -81,7 +81,7 @@ def unknown_text(name: str, known: Collection[str]) -> str:
 def field_errors(error: ValidationError, known: Collection[str] = ()) -> list[FieldError]:
     """One entry per wrong field, in the order of the fields; a union gives one entry, not one per branch.
 
-    known: the names of the outermost object's fields, one of which an unknown field may have meant.
+    known: the names of the outermost object's fields; the error of an unknown field suggests the most similar one.
     """
     found: dict[str, str] = {}
     for each in error.errors(include_url=False, include_context=False, include_input=False):
@@ -93,8 +93,10 @@ def field_errors(error: ValidationError, known: Collection[str] = ()) -> list[Fi
             del parts[3:]
         pointer = pointer_to(parts)
         is_unknown = each["type"] == "extra_forbidden"
-        comparable = known if len(parts) == 1 and len(found) < MAX_ERRORS else ()  # no answer names more
+        # an answer has at most MAX_ERRORS errors, so no suggestion is sought for later ones
+        comparable = known if len(parts) == 1 and len(found) < MAX_ERRORS else ()
         detail = unknown_text(parts[-1], comparable) if is_unknown else plain_text(each["msg"])
         found[pointer] = f"{found[pointer]}, or: {detail}" if pointer in found else detail
-    inner = {pointer.rpartition("/")[0] for pointer in found} - {""}  # an object was meant: its inner errors count
-    return [FieldError(pointer, detail) for pointer, detail in found.items() if pointer not in inner]
+    # an error inside an object replaces the error of the other type that a union allows there
+    parents = {pointer.rpartition("/")[0] for pointer in found} - {""}
+    return [FieldError(pointer, detail) for pointer, detail in found.items() if pointer not in parents]

@@ -1,4 +1,4 @@
-"""The announcement of a worker's pipelines, the service's only source about them."""
+"""The announcement of a worker's pipelines, which is all that the service knows about pipelines."""
 
 from typing import Literal
 
@@ -79,7 +79,7 @@ class PipelineInfo(Announced):
     kinds: tuple[str, ...] = Field(default=("generate",), description="offered kinds of jobs")
     limits: Limits = Limits()
     defaults: Defaults
-    class_required: bool = Field(description="class_label must be given, if only as null")
+    class_required: bool = Field(description="class_label must be given; null only if no_class_offered")
     no_class_offered: bool = Field(description="class_label may be null; guidance_scale is then 0")
     num_timesteps: int = Field(default=1000, description="length of the training schedule")
     has_sweep: bool = Field(default=False, description="/v1/models/{name}/sweep has metrics of its settings")

@@ -70,7 +70,7 @@ class ResolvedRequest(Strict):
 
     kind: Kind = "generate"
     model: Name
-    # payloads of jobs from before there were other kinds lack the fields with a default
+    # payloads of older versions lack the fields that have a default here
     images: list[FileId] = Field(default=[])
     seeds: list[Seed] | None = None
     strength: Strength | None = None
@@ -97,7 +97,7 @@ class ResolvedRequest(Strict):
     webhook_url: Text | None = None
 
     @model_validator(mode="after")
-    def _asks_for_something(self) -> Self:
+    def _check_inputs(self) -> Self:
         """Check the kind's inputs. Resolution has checked requests in detail; this check is for payloads from Redis."""
         if self.kind == "interpolate":
             complete = len(self.images) == (2 if self.seeds is None else 0)

@@ -107,7 +107,7 @@ class Resolution:
 
     def _seed(self, draw_seed: Callable[[], int]) -> int:
         if "seed" not in self.fields:
-            return 0  # the file contains the seed; no noise is drawn, so equal requests shall give equal bytes
+            return 0  # no noise is drawn; the PNG contains the seed, so a constant one gives equal requests equal bytes
         return draw_seed() if self.request.seed is None else self.request.seed
 
     def _wrong(self, pointer: str, detail: str) -> None:
@@ -187,7 +187,7 @@ class Resolution:
             return None
         weights: dict[int, float] = {}
         for name, weight in given.items():
-            if len(self.errors) >= MAX_ERRORS:  # no answer names more
+            if len(self.errors) >= MAX_ERRORS:  # an answer has no more
                 break
             pointer = "/class_weights/" + name.replace("~", "~0").replace("/", "~1")
             index = self._class_index(partial(self._classes.parse, name), pointer)
@@ -215,7 +215,7 @@ class Resolution:
         if given:
             self._wrong("/guidance_scale", "must be 0 without a class: there is nothing to guide towards")
         elif given is None and "class_label" not in request.model_fields_set and not self.errors:
-            self._miss_class()
+            self._refuse_missing_class()
         return 0.0
 
     def _guidance_schedule(self) -> GuidanceSchedule:
@@ -226,8 +226,8 @@ class Resolution:
         by_default = "guidance_schedule" in self.fields and not self.encodes and request.guidance_scale is None
         return self.pipeline.defaults.guidance_schedule if by_default else "constant"
 
-    def _miss_class(self) -> None:
-        """Note a missing class, which the pipeline does not require but its default guidance scale needs."""
+    def _refuse_missing_class(self) -> None:
+        """Report a missing class if the pipeline's default guidance scale needs one."""
         if self.request.kind == "generate" and self.pipeline.defaults.guidance_scale > 0:
             self._wrong("/class_label", "is required unless guidance_scale is 0")
 

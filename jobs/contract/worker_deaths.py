@@ -14,10 +14,10 @@ from jobs.contract.job import Progress
 
 DEATHS_ALONE = 5  # deaths at the furthest step after which the job is failed; default of ADM_WORKER_DEATHS_ALONE
 DEATHS_TOGETHER = 2  # deaths of workers that had other jobs in flight too, after which the job runs alone
-# From this number of deaths alone on, each is logged as a warning, because a job that kills its worker at varying steps
-# is never failed.
+# Once so many workers have died while they ran only this job, each further death is logged as a warning, because a job
+# that kills its worker at varying steps is never failed.
 MANY_ALONE = 20
-FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 1.0, 60.0  # before the next try alone; doubled with every death alone
+FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 1.0, 60.0  # before the next attempt alone; doubled after each such attempt
 
 
 class Deaths(BaseModel):
@@ -30,7 +30,7 @@ class Deaths(BaseModel):
     no_progress_since: float = 0.0  # Unix time of the first death since the last checkpoint that went further
     alone: int = 0  # workers of these that had no other job in flight
     together: int = 0  # all others, since the job made its last checkpoint
-    at_furthest: int = 0  # deaths alone at the furthest step
+    at_furthest: int = 0  # workers of these, counted in `alone`, that died at the furthest step
     furthest: Progress | None = None  # None if all deaths were before the first step
     checkpoint: str = ""  # SHA-256 of the checkpoint that the job had at the last death
 

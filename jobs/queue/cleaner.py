@@ -122,7 +122,7 @@ class Cleaner:
         Webhooks(self._redis).recount()
 
     def first_within(self, seconds: int) -> bool:
-        """Return True for the first call of any process on this Redis within so many seconds."""
+        """Return True for the first call of any process on this Redis within the given seconds."""
         return bool(self._redis.set(keys.STORE_CLEANED, 1, nx=True, ex=seconds))
 
 

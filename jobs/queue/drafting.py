@@ -197,7 +197,7 @@ class Drafter:
         return admitted
 
     def draft(self, admitted: Admitted) -> Draft:
-        """Make the job of an order; this takes most of the time, so it comes after everything that may refuse one."""
+        """Make the job of an order; this takes most of the time, so it follows all checks that may refuse the order."""
         order, backlog = admitted.order, admitted.backlog
         estimated = self._views.estimated_seconds(backlog, order.request, admitted.place)
         return Draft(order, self._record(order, admitted.work, estimated, admitted.cost_ms), backlog, estimated)
@@ -220,7 +220,7 @@ class Drafter:
             "adm_cost_ms": cost_ms,
             "adm_share": cost_ms / 1000 / submission.caller.weight,
         }
-        # without empty ones, because RQ and `Record` read an absent field in the same way
+        # without empty fields, because RQ and `Record` read an absent field as an empty one
         given = {name.encode(): encoded(value) for name, value in fields.items() if value != ""}
         return Record.parse(order.job_id, given)
 

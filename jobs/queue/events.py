@@ -119,7 +119,7 @@ class ProgressPublisher:
 
 
 def publish_preview(redis: Redis, job_id: str, preview: Preview) -> None:
-    """Publish a preview to those who listen now; it is not stored."""
+    """Publish a preview to the present listeners; it is not stored."""
     data = {"id": job_id, **asdict(preview), "png": b64encode(preview.png).decode()}
     redis.publish(keys.channel(job_id), json.dumps(data, separators=(",", ":")))
 

@@ -1,8 +1,7 @@
 """Estimates the memory that one caller's jobs and webhooks use in Redis.
 
-Redis does not say whose memory it is, and a job's memory changes with its images and events. So nothing is counted
-along with each change: random samples of a caller's jobs and webhooks are measured when its share of the memory is in
-question.
+Redis does not report memory by caller, and a job's memory changes with its images and events. So no change updates a
+count: random samples of a caller's jobs and webhooks are measured when its share of the memory is in question.
 """
 
 import math
@@ -17,8 +16,8 @@ from jobs.redis import keys, rq_keys
 from jobs.redis.replies import answers, matched
 
 SAMPLED = 400  # of the jobs, and of the webhooks
-ERRORS = 2.0  # standard errors of the mean that are added, so that asking again and again finds no low estimate
-ALL_FIELDS = 0  # MEMORY USAGE's number of nested values, whose mean size it takes for that of all
+ERRORS = 2.0  # standard errors that are added to the mean, so that repeated calls find no low estimate by chance
+ALL_FIELDS = 0  # value of MEMORY USAGE's option SAMPLES with which it measures every nested value
 ELSEWHERE_BYTES = 1000  # of a job in indexes, registries and RQ's results, or of a webhook in two sorted sets
 USED_SECONDS = 1.0  # how long an estimate is used, as `jobs.redis.server` does with INFO
 

@@ -92,7 +92,7 @@ class Ledger:
                 return outcome
 
     def enqueue(self, groups: Sequence[Group]) -> list[list[Place] | Above] | None:
-        """Queue groups of jobs; return the places of each, or the queued time above which its quota does not allow it.
+        """Queue groups of jobs; return for each group the places of its jobs, or `Above` if it exceeds the quota.
 
         If the id of the first job is taken, queue none and return None. The other ids are random, so never taken.
         """

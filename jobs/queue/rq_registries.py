@@ -101,7 +101,7 @@ def dequeue(pipe: Pipeline, record: Record, *, served: bool = True) -> None:
 
 
 def start(pipe: Pipeline, redis: Redis, record: Record, worker_name: str, token: str) -> dict[str, Any]:
-    """Open an execution; returns the fields to set in the job."""
+    """Open an execution; return the fields to set in the job's hash."""
     execution = Execution(token, record.id, redis, worker_name)
     execution.save(EXECUTION_SECONDS, pipe)
     ExecutionRegistry(record.id, redis).add(execution, EXECUTION_SECONDS, pipe)
@@ -129,7 +129,7 @@ def close_execution(pipe: Pipeline, redis: Redis, record: Record) -> None:
 def end(
     pipe: Pipeline, redis: Redis, record: Record, status: RqStatus, retention_seconds: int, now: float, detail: str
 ) -> dict[str, Any]:
-    """Enter a job that has ended into its registry, with a result; returns the fields to set in the job."""
+    """Add an ended job to its registry, with a result; return the fields to set in the job's hash."""
     registry = ENDED_REGISTRIES[status].key_template.format(record.queue)
     pipe.zadd(registry, {record.id: now + retention_seconds})
     if status is not RqStatus.CANCELED:

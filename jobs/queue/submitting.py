@@ -74,21 +74,21 @@ class Submitter:
     def _first_orders(
         self, submissions: Mapping[int, Submission], outcomes: dict[int, Submitted | RefusedError]
     ) -> tuple[dict[int, Order], dict[int, Submission]]:
-        """The orders of calls, and the calls that repeat an order's key; `outcomes` gets the answers to others."""
+        """Return calls' orders, and the calls that repeat an order's key; put the others' outcomes into `outcomes`."""
         orders, later, ids = dict[int, Order](), dict[int, Submission](), set[str]()
         for index, each in submissions.items():
             try:
-                understood = self._understand(each)
+                found = self._order_or_replay(each)
             except RefusedError as error:
                 outcomes[index] = error
                 continue
-            if isinstance(understood, Submitted):
-                outcomes[index] = understood
-            elif understood.job_id in ids:
+            if isinstance(found, Submitted):
+                outcomes[index] = found
+            elif found.job_id in ids:
                 later[index] = each
             else:
-                orders[index] = understood
-                ids.add(understood.job_id)
+                orders[index] = found
+                ids.add(found.job_id)
         return orders, later
 
     def submit_items(self, submission: ItemsSubmission) -> list[Submitted]:
@@ -112,7 +112,7 @@ class Submitter:
             records = [each.record for each in drafts]
             records[0] = Record.parse(first_id, records[0].fields | fields_of_call(submission, records))
             if (outcomes := self._ledger.enqueue([Group(records, self._quotas.most_queued_ms(caller))])) is None:
-                return self._replay_items(self._first_to_come(first_id), digest)
+                return self._replay_items(self._existing(first_id), digest)
             if isinstance(outcome := outcomes[0], Above):
                 raise self._quotas.above_queued(outcome.queued_ms, cost_ms)
             return [
@@ -138,9 +138,9 @@ class Submitter:
     def _charged(
         self, caller: Caller, orders: Mapping[int, Order], counted: Counted
     ) -> tuple[Counted, dict[int, Admitted], dict[int, RefusedError]]:
-        """Admit a caller's orders and charge their costs: at once, or if its quota does not allow all, one by one.
+        """Admit a caller's orders and charge their costs: together, or if its quota does not allow all, one by one.
 
-        Returns the new counts too. They are without refused orders, which must not refuse those of other callers.
+        Returns the new counts too, without refused orders, because these must leave their room to other callers.
         """
         if not self._quotas.limits_cost(caller):
             return counted, *self._admit_each(orders, counted, charges=False)
@@ -170,7 +170,7 @@ class Submitter:
             (index, draft), *others = drafts.items()
             assert not others, "ids drawn at random are new"
             try:
-                return {index: self._replay(self._first_to_come(draft.record.id), draft.order.body_digest)}
+                return {index: self._replay(self._existing(draft.record.id), draft.order.body_digest)}
             except RefusedError as error:
                 return {index: error}
         outcomes = dict[int, Submitted | RefusedError]()
@@ -181,14 +181,14 @@ class Submitter:
                 outcomes[index] = Submitted(self._drafter.view(draft, outcome[0]), False)
         return outcomes
 
-    def _first_to_come(self, job_id: str) -> Record:
+    def _existing(self, job_id: str) -> Record:
         """The job that another call with the same idempotency key queued. Raises: RefusedError if it was removed."""
         if (present := self._ledger.read(job_id)) is None:
-            detail = "the jobs of this Idempotency-Key are being removed, or another object in Redis has its name"
+            detail = "the jobs of this Idempotency-Key are being removed, or a foreign key in Redis has its job's name"
             raise RefusedError(ErrorKind.UNAVAILABLE, detail, retry_after_seconds=RETRY_SECONDS)
         return present
 
-    def _understand(self, submission: Submission) -> Order | Submitted:
+    def _order_or_replay(self, submission: Submission) -> Order | Submitted:
         """An order, or the existing job of the submission's key."""
         key, digest = submission.idempotency_key, body_digest(submission.request)
         job_id = job_id_of(submission.caller, key)
@@ -208,7 +208,7 @@ class Submitter:
                 orders.append(self._drafter.order(uuid4().hex if place else first_id, item, digest, draw_seed))
             except InvalidRequestError as error:
                 wrong += submission.items.locate(place, error)
-                if len(wrong) >= MAX_ERRORS:  # no answer names more
+                if len(wrong) >= MAX_ERRORS:  # an answer has no more
                     break
         if wrong:
             raise InvalidRequestError(list(dict.fromkeys(wrong)))  # cells of a grid share the errors of a value

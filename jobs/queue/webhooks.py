@@ -162,9 +162,9 @@ class Webhooks:
         return revived
 
     def recount(self) -> None:
-        """Count for each caller only deliveries that are pending.
+        """Remove deliveries that are no longer pending from the callers' sets.
 
-        Services of an earlier version, beside this one in an upgrade, end deliveries and leave the callers' counts.
+        During an upgrade, services of an earlier version end deliveries without removing them from these sets.
         """
         for key in self._redis.scan_iter(keys.webhooks_of("*")):
             with self._redis.pipeline() as pipe:

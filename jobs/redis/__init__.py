@@ -1,1 +1,1 @@
-"""Redis as all rooms see it: the server and its clock, names of keys, records of jobs, answers."""
+"""Redis, for the packages above: the server and its clock, names of keys, records of jobs, replies."""

@@ -31,7 +31,7 @@ FILE_EXPIRY = "adm:file-expiry"  # sorted set: uploaded pictures, by the time at
 ALL_CALLERS = "all"  # no caller's id
 STORE_CLEANED = "adm:store-cleaned"  # present as long as the upkeep need not list the whole image store again
 WEBHOOKS = "adm:webhooks"  # sorted set: deliveries by the time when they are due
-DEAD_WEBHOOKS = "adm:webhooks-dead"  # sorted set: deliveries that were given up, by the time when they were
+DEAD_WEBHOOKS = "adm:webhooks-dead"  # sorted set: dead letters, by the time of the last attempt
 API_KEYS = "adm:api-keys"  # hash: caller -> KeyRecord; any entry, even of a revoked key, makes every caller need a key
 API_KEYS_VERSION = "adm:api-keys-version"  # a text that differs after each change of the keys
 WAKE_CHANNEL = "adm:wake"  # pub/sub: a queue's name whenever a job was added to it
@@ -53,9 +53,9 @@ def own_line(queue: str, caller: str) -> str:
 
 
 def index(status: JobStatus | None = None, caller: str = "") -> str:
-    """Sorted set of index members, all with score 0, in lexical order of creation: jobs of one status, or all jobs.
+    """Sorted set of the index members of all jobs, or of the jobs of one status.
 
-    caller: only jobs of this caller.
+    All scores are 0, so that Redis sorts the members as texts, which is by creation. caller: only jobs of this caller.
     """
     jobs = f"adm:jobs-of:{caller}" if caller else "adm:jobs"
     return jobs if status is None else f"{jobs}:{status}"
@@ -132,7 +132,7 @@ def webhook(delivery_id: str) -> str:
 
 
 def webhooks_of(caller: str) -> str:
-    """Sorted set: a caller's deliveries that are pending, by the time when they were queued; "": none is kept."""
+    """Sorted set: a caller's pending deliveries, by the time when they were queued; none for the caller ""."""
     return f"adm:webhooks-of:{caller}"
 
 

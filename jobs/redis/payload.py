@@ -62,11 +62,15 @@ def read_payload(data: bytes) -> ResolvedRequest:
         request = ResolvedRequest.model_validate({name: fields[name] for name in fields.keys() - (unknown & beside)})
     except ValidationError as error:
         if is_newer:
-            raise NewerPayloadError(f"of revision {revision}, with {_parts(error)}; read by {REVISION}") from error
+            raise NewerPayloadError(newer_text(revision, _parts(error))) from error
         raise BadPayloadError(f"not a request: {error.error_count()} wrong fields") from error
     if is_newer and (names := _samplers(request) - {each.name for each in SAMPLER_NOTES}):
-        raise NewerPayloadError(f"of revision {revision}, with sampler {min(names)!r}; read by {REVISION}")
+        raise NewerPayloadError(newer_text(revision, f"sampler {min(names)!r}"))
     return request
+
+
+def newer_text(revision: int, unknown: str) -> str:
+    return f"its request has revision {revision}, and parts unknown to revision {REVISION}: {unknown}"
 
 
 def fixed_form(request: ResolvedRequest) -> str:
@@ -85,4 +89,4 @@ def _samplers(request: ResolvedRequest) -> set[str]:
 
 def _parts(error: ValidationError) -> str:
     """The names of the fields that are not understood, without their values, because the caller wrote those."""
-    return ", ".join(sorted({repr(str(each["loc"][0])) if each["loc"] else "its kind" for each in error.errors()}))
+    return ", ".join(sorted({repr(str(each["loc"][0])) if each["loc"] else "inputs" for each in error.errors()}))

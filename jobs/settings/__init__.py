@@ -72,7 +72,7 @@ class Settings(Fields):
     def redis_address(self) -> str:
         """URL of the Redis server: the one given, or the embedded server's socket.
 
-        Raises: SettingsError when the socket's path is longer than the system takes, or not UTF-8.
+        Raises: SettingsError if the socket's path is longer than the system allows, or not UTF-8.
         """
         if self.redis_url is not None:
             return self.redis_url

@@ -90,8 +90,8 @@ class Fields(BaseSettings):
     max_incoming_bytes: int = Field(
         default=256 << 20,
         ge=1 << 20,
-        description="bytes beyond 64 KiB of all bodies that are being received; above it, bodies of the caller that "
-        "sends the most are refused",
+        description="bytes beyond the first 64 KiB of each body, of all bodies being received; above it, bodies of the "
+        "caller that sends the most are refused",
     )
     # folders and addresses
     data: Path = Field(default=Path("data"), description="folder of Redis' log, images, caches and run/*.pid")

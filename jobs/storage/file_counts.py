@@ -66,8 +66,8 @@ end
 if redis.call('EXISTS', SUMS) == 0 then recount() end
 """
 
-# Returns the first limit that is exceeded, the bytes that are kept, and 1 if there are expired files to forget; or
-# nothing. With a record it publishes the file then.
+# If a limit is exceeded, returns its place, the bytes kept under it, and 1 if expired files remain to be forgotten.
+# Otherwise returns nothing, and publishes the file if a record is given.
 ADMIT_SCRIPT = f"""#!lua
 {FUNCTIONS}
 local id, caller, size, most, most_own, record, seconds = unpack(ARGV, 2)

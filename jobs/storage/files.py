@@ -58,7 +58,7 @@ class FileRecord(BaseModel):
     short_side_px: int = Field(
         default=MAX_SIDE_PX, description="for which the PNG was reduced; width and height are the upload's"
     )
-    caller: str = Field(default="", description="whose it is; empty where it was made without a key")
+    caller: str = Field(default="", description="id of its caller; empty if it was uploaded without a key")
 
     def suffices(self, short_side_px: int) -> bool:
         """Return whether the kept picture is as good as the original for a pipeline with this short side."""
@@ -85,7 +85,10 @@ class FileStore:
         self._now, self._server = RedisClock(redis).now, ServerReader(redis)
 
     def present(self, sha256: str, short_side_px: int, caller: Caller) -> FileInfo | None:
-        """Extend the lifetime of a caller's upload of these bytes; None if none suffices for this short side."""
+        """Extend the life of a caller's upload of these bytes, and return it.
+
+        Returns None if there is none, or it was reduced too much for a pipeline with this short side.
+        """
         file_id = id_of(sha256, caller)
         record = self.keep([file_id], self._settings.retention_seconds, caller)[0]
         if record is not None and record.suffices(short_side_px) and self._objects.has(record.key):
@@ -147,7 +150,7 @@ class FileStore:
             raise RefusedError(ErrorKind.UNKNOWN_FILE, f"file {file_id} is gone") from error
 
     def keep(self, file_ids: Sequence[str], seconds: int, caller: Caller) -> list[FileRecord | None]:
-        """Keep a caller's files for at least so long from now; None for each that is unknown or has expired."""
+        """Keep a caller's files for at least `seconds` from now; return their records, None if unknown or expired."""
         texts = cast(list[bytes | None], self._redis.mget([keys.file(each) for each in file_ids]))
         owned = [record is not None and caller.may_see(record.caller) for record in map(record_of, texts)]
         with self._redis.pipeline() as pipe:

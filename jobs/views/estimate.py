@@ -184,7 +184,7 @@ class Estimator:
         return Load(row_steps, others_ms)
 
     def _shared_seconds(self, backlog: Backlog, ms: float) -> float:
-        """Seconds of all workers of a pipeline together for this many milliseconds of one worker."""
+        """Seconds in which a pipeline's workers together do work that takes one worker `ms` milliseconds."""
         return ms / 1000 / max(1, len(self._fleet.workers_of(backlog.pipeline)))
 
 

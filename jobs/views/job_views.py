@@ -150,7 +150,7 @@ def place_of(record: Record, place: int | None, own: int | None) -> Place | None
 
 
 def progress_of(record: Record, request: ResolvedRequest | None, text: bytes | None) -> JobProgress:
-    """The last report of its worker; full progress for a completed job; zero progress without a report."""
+    """The last progress that a job's worker reported; full if the job is completed; zero if there is no report."""
     if text is not None:
         with contextlib.suppress(ValidationError):  # an invalid report counts as none
             return JobProgress.model_validate_json(text)

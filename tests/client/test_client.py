@@ -274,7 +274,7 @@ def test_job_above_the_whole_of_a_quota_is_refused_at_once(
         with running_service(service_settings, ADM_QUOTA_DEVICE_SECONDS="1") as (address, _, _):
             patient = Client(address, key, patience=Patience(60, 600), on_wait=notices.append)
             eventually(lambda: bool(patient.models()), "the worker is known")
-            with pytest.raises(RefusedError, match="ask for less at once"):
+            with pytest.raises(RefusedError, match="split the request"):
                 patient.submit(class_label=4, n=64, steps=1000)
             patient.close()
     finally:

@@ -166,8 +166,8 @@ def test_few_images_are_reported_with_the_size_of_the_bias() -> None:
     scores = all_scores(features(0, 29), features(1, 400), nothing)
     found, notes = scores.figures, scores.notes
     (note,) = (each for each in notes if "few for FID" in each)
-    assert note.startswith("29 images are few for FID in 3 dimensions (30 or more are better): its bias is ")
-    assert note.endswith(f"about {found['fid'].bias:.3g}, where it is {found['fid'].value:.3g}")
+    assert note.startswith("29 images are few for FID in 3 dimensions (30 or more are better): the bias is ")
+    assert note.endswith(f"about {found['fid'].bias:.3g}, of an FID of {found['fid'].value:.3g}")
     assert not any("few for FID" in each for each in all_scores(features(0, 30), features(1, 30), nothing).notes)
 
 

@@ -99,7 +99,7 @@ def test_calls_with_one_key_in_one_batch_are_one_job_that_is_charged_once(device
 def test_job_above_the_whole_quota_is_refused_without_a_time(device_desk: Desk) -> None:
     answer = refusal(device_desk, costly(ANN, steps=250))
     assert answer.retry_after_seconds is None
-    assert "ask for less at once" in str(answer)
+    assert "split the request" in str(answer)
     assert outcomes(device_desk, costly(ANN)) == ["queued"]
 
 

@@ -87,7 +87,7 @@ def test_near_class_names_are_suggested_where_there_are_many() -> None:
     pipeline = DEMO.model_copy(update={"classes": (ClassInfo(index=0, name="torus"), *many)})
     with pytest.raises(InvalidRequestError, match=r"unknown class 'Torrus'; near: torus$"):
         resolve(pipeline, class_label="Torrus")
-    with pytest.raises(InvalidRequestError, match=r"unknown class 'donut'; there are 30$"):
+    with pytest.raises(InvalidRequestError, match=r"unknown class 'donut'; there are 30 classes$"):
         resolve(pipeline, class_label="donut")
 
 

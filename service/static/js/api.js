@@ -80,7 +80,7 @@ export function parse(text) {
   return JSON.parse(text.replace(/"seed":\s*(\d+)/g, '"seed":"$1"'));
 }
 
-/** A request as JSON, its seed a number again; a text that is no whole number is sent as typed, and the service refuses it. */
+/** A request as JSON, with its seed as a number again; a seed that is not a whole number is sent as typed, and the service refuses it. */
 export function write(request, indent = 0) {
   const lines = Object.entries(request).map(([key, value]) => {
     const text = key === "seed" && /^\d+$/.test(value) ? value.replace(/^0+(?=\d)/, "") : JSON.stringify(value);

@@ -55,8 +55,8 @@ class Axis {
 const short = (value) => String(Number(value.toPrecision(3)));
 
 /**
- * A chart. curves: [{name, points, active}], and of a point {x, y, low, high, mark, label, press}: low and high are the
- * interval of y, or null. The active curve's points are buttons. now: {x, y} of the present settings, or null.
+ * A chart. curves: [{name, points, active}]. A point is {x, y, low, high, mark, label, press}; low and high are the ends
+ * of y's interval, or null. The active curve's points are buttons. now: {x, y} of the present settings, or null.
  */
 export function chart({ title, xTitle, yTitle, curves, now, logX = false, logY = false }) {
   const points = curves.flatMap((each) => each.points);

@@ -53,7 +53,7 @@ export class Film {
     this.#frames = frames;
     byId("film").hidden = frames.length < 2;
     this.slider.max = Math.max(0, frames.length - 1);
-    this.#lay();
+    this.#layOutThumbs();
     if (frames.length > 0) this.#go(this.#following ? frames.length - 1 : this.#position, false);
   }
 
@@ -97,7 +97,7 @@ export class Film {
     byId("play").setAttribute("aria-label", "Play the denoising");
   }
 
-  #lay() {
+  #layOutThumbs() {
     const count = this.#frames.length;
     const shown = Math.min(count, MAX_THUMBS);
     const thumbs = [];

@@ -14,7 +14,7 @@ export class Fleet {
   constructor(onModels) {
     this.onModels = onModels;
     this.models = [];
-    this.etag = null; // of the models: all names of classes are in them, and they seldom change
+    this.etag = null; // of /v1/models, whose answer is large, with the names of all classes, and seldom changes
     document.addEventListener("visibilitychange", () => { if (!document.hidden) this.ask(); });
     setInterval(() => { if (!document.hidden) this.ask(); }, ASK_MS);
   }

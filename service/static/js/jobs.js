@@ -9,7 +9,7 @@ const QUEUE_POLL_MS = 2000; // no event reports a job's place in the queue
 const QUEUE_PAGE = 100; // jobs of one answer; the service gives no more
 const MAX_PREVIEW_BYTES = 64 * 2 ** 20; // of all jobs together; the oldest lose theirs first
 const SILENT_SECONDS = 10; // without an event of a running job, after which the page mentions it
-const SLOW_STEPS = 3; // if so many of its steps take longer than that, their time counts instead
+const SLOW_STEPS = 3; // the page waits at least as long as this many of the job's slowest steps take
 const ACTIVE = new Set(["queued", "in_progress", "cancelling"]);
 
 export const isActive = (job) => ACTIVE.has(job.status);
@@ -230,7 +230,7 @@ export class Jobs extends EventTarget {
     }
   }
 
-  /** Read the places of all waiting jobs: one call at a time; in a long queue each continues where the last one ended. */
+  /** Read the places of all waiting jobs, one call at a time; in a long queue a call continues where the last one ended. */
   async #askQueued() {
     const waiting = [...this.#entries.values()].map(({ job }) => job).filter((job) => job.status === "queued");
     if (document.hidden || this.#asking || waiting.length === 0) return;

@@ -67,7 +67,7 @@ function show(id, index) {
   reveal();
 }
 
-/** Bring the viewer into sight where it is not, as on a phone. */
+/** Scroll to the viewer if it is out of sight, as on a phone. */
 function reveal() {
   const { top } = byId("picture-area").getBoundingClientRect();
   if (top >= 0 && top < window.innerHeight / 2) return;

@@ -38,7 +38,7 @@ function occupancy(worker, share) {
 
 /** The time of a step of each stage at the largest batch; only for the first of the pipelines that share a stage. */
 function stepTimes({ step_ms: stepMs }) {
-  const shown = new Map(); // measured times, which stages do not have in common, to texts
+  const shown = new Map(); // stage and measured time -> text; only a stage that pipelines share has one time twice
   for (const [pipeline, stages] of Object.entries(stepMs)) {
     for (const [stage, shapes] of Object.entries(stages)) {
       const milliseconds = shapes[Math.max(...Object.keys(shapes).map(Number))];
