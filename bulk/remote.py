@@ -131,7 +131,8 @@ class Service:
         request = of_chunk(self._work.request, chunk)
         if self._work.base is not None:
             request = request.model_copy(update={"images": await self._upload(self._work.base, chunk)})
-        key = f"adm-sample-{self._work.run_id}-{chunk.name}"
+        # with the chunk's size, because a run that is extended makes its incomplete chunks larger
+        key = f"adm-sample-{self._work.run_id}-{chunk.name}-{len(chunk.indices)}"
         return await self._client.submit_as(key, body_of(request))
 
     async def _upload(self, base: BaseSamples, chunk: Chunk) -> list[str]:

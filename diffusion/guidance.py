@@ -59,7 +59,19 @@ def entropy_factor(log_probabilities: Tensor) -> Tensor:
     Without the bound, the factor of an answer with entropy 0 would be infinite.
     Source: Zheng et al. 2022, "Entropy-driven Sampling and Training Scheme for Conditional Diffusion Generation".
     """
-    entropy = torch.special.entr(log_probabilities.exp()).sum(dim=-1)
+    entropy = row_sums(torch.special.entr(log_probabilities.exp()))
     most = math.log(max(log_probabilities.shape[-1], 2))  # log 1 is 0, so a single condition counts as two
     factor: Tensor = most / entropy.clamp(min=most / ENTROPY_FACTOR_MAX)
     return factor.clamp(min=1)
+
+
+def row_sums(values: Tensor) -> Tensor:
+    """Sums [N] of values [N, K] over K, which are added in an order that depends on K alone.
+
+    torch's sum on a GPU divides a row among threads by N too, so an image's sum would depend on its neighbours.
+    """
+    while (count := values.shape[-1]) > 1:
+        half = (count + 1) // 2
+        first, rest = values[:, :half], values[:, half:]
+        values = first + F.pad(rest, (0, half - rest.shape[-1]))
+    return values[:, 0]

@@ -36,8 +36,11 @@ def as_frames(images: Sequence[ImageRequest]) -> list[ImageRequest]:
 
 
 def between(frames: Sequence[ImageRequest], first: Tensor, last: Tensor) -> list[ImageRequest]:
-    """Start the frames at even distances on the great circle between two latents, both ends included."""
-    latents = great_circle(first, last, len(frames))
+    """Start the frames at even distances on the great circle between two latents, both ends included.
+
+    Computed on the host, because a latent from a checkpoint is there, and another device would round differently.
+    """
+    latents = great_circle(first.cpu(), last.cpu(), len(frames))
     return [replace(each, start=FromLatent(latent)) for each, latent in zip(frames, latents, strict=True)]
 
 

@@ -7,21 +7,18 @@ an audit finds removes every file, so that the next start compares again.
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from engine.processor import processor
+from engine.processor import directing_variables, processor
 from engine.rounding import ROUNDING
 from engine.shape_choice import choose_shapes
 from engine.short_hash import short_hash
 from engine.stage import Stage
 from files.atomic import atomic_write
 from models.networks import native_norm
-
-DIRECTING = ("ATEN_", "DNNL_", "ONEDNN_", "MKL_")  # prefixes of environment variables by which kernels are chosen
 
 
 class KeptShapes:
@@ -65,7 +62,7 @@ class KeptShapes:
             "norms": _hash_of(native_norm.library_path()),
             "vectors": torch.backends.cpu.get_cpu_capability(),
             "processor": processor(),
-            "environment": {name: each for name, each in os.environ.items() if name.startswith(DIRECTING)},
+            "environment": directing_variables(),
         }
         return self._folder / f"{short_hash(facts)}.json"
 

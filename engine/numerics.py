@@ -1,9 +1,11 @@
 """The fingerprint of all that may change rounding. Equal requests, seeds and fingerprints give equal bytes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 
+from engine.processor import directing_variables
 from engine.rounding import ROUNDING
 from engine.short_hash import short_hash
 from engine.stage import Stage
@@ -23,12 +25,13 @@ def settle_kernels() -> None:
 
 
 def fingerprint(
-    stages: Mapping[str, Stage], precision: str, weights: Sequence[str] = (), **encoding: str | None
+    stages: Mapping[str, Stage], precision: str, pipeline: Mapping[str, Any] | None = None, **encoding: str | None
 ) -> str:
-    """A short hash of torch's version, `ROUNDING`, device, CPU, precision, weights, and stages' modes and row shapes.
+    """A short hash of all that determines an image's bytes besides its request.
 
-    The mode is `StageNetworks.mode`: eager, packed or compiled, and which norms.
-    weights: hashes of the networks' files. encoding: versions of the encoder of files, because equal fingerprints also
+    These are torch's version, `ROUNDING`, device, CPU, precision, environment variables that direct kernels, and of
+    each stage the row shapes and `StageNetworks.mode`: eager, packed or compiled, and which norms.
+    pipeline: `Pipeline.determinants`. encoding: versions of the encoder of files, because equal fingerprints also
     promise equal files.
     """
     device = next(iter(stages.values())).device
@@ -37,12 +40,12 @@ def fingerprint(
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cpu": dict(torch.cpu.get_capabilities()),
         "precision": precision,
-        "mode": sorted({stage.networks.mode for stage in stages.values()}),
+        "environment": directing_variables(),
+        "vectors": torch.backends.cpu.get_cpu_capability(),
+        "modes": {key: stage.networks.mode for key, stage in stages.items()},
         "rounding": ROUNDING,
-        "weights": sorted(weights),
+        "pipeline": pipeline,
         "encoding": encoding,
-        "shapes": {
-            key: [stage.row_shapes["network"], stage.row_shapes["guide"]] for key, stage in sorted(stages.items())
-        },
+        "shapes": {key: [stage.row_shapes["network"], stage.row_shapes["guide"]] for key, stage in stages.items()},
     }
     return short_hash(facts)

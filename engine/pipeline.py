@@ -1,8 +1,9 @@
 """Pipelines in the engine: the stages that an image passes, and its labels in each stage."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 
@@ -46,6 +47,22 @@ class Pipeline:
     def stage_key(self, name: str) -> str:
         """The engine's key of a stage; it contains the stack's name, because each stack in an engine has a base."""
         return f"{self.stack.name}/{name}"
+
+    @property
+    def determinants(self) -> dict[str, Any]:
+        """What of the stack determines an image besides its request, as JSON values: for `numerics.fingerprint`.
+
+        The files' hashes do not suffice: stack.json states the diffusion processes and whether images have a class.
+        """
+        stack, guide = self.stack, self.stack.classifier
+        upsampler = stack.upsampler if UPSAMPLE in self.stage_names else None
+        diffusion = [each for each in (stack.base, upsampler) if each is not None]
+        return {
+            "conditional": self.spec.conditional,
+            "no_class_label": stack.no_class_label,
+            "diffusion": [[each.model_hash, asdict(each.network.config), asdict(each.process)] for each in diffusion],
+            "classifier": None if guide is None else [guide.model_hash, asdict(guide.network.config)],
+        }
 
     def starting_noise(self, seed: int) -> Tensor:
         """x_T [3, H, W] of a base image of index 0."""

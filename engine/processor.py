@@ -1,11 +1,21 @@
-"""Describes this machine's processor by the fields that affect which kernels run and how long they take."""
+"""Describes what affects which kernels run here: the processor, and environment variables that libraries read."""
 
+import os
 import platform
 from pathlib import Path
 
 CPU_INFO = Path("/proc/cpuinfo")
 FIELDS = ("vendor_id", "cpu family", "model", "model name", "stepping", "microcode", "cache size", "flags")
 NAME = "model name"
+DIRECTING = ("ATEN_", "CUBLAS_", "CUDNN_", "DNNL_", "MKL_", "NVIDIA_TF32_", "ONEDNN_", "TORCH_ALLOW_TF32_")
+HARMLESS = ("_VERBOSE", "_NUM_THREADS")  # they direct no kernel: an operation runs on one thread
+
+
+def directing_variables() -> dict[str, str]:
+    """Environment variables by which torch and its libraries choose kernels, and with these how results round."""
+    return {
+        name: value for name, value in os.environ.items() if name.startswith(DIRECTING) and not name.endswith(HARMLESS)
+    }
 
 
 def processor() -> dict[str, str]:

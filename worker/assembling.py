@@ -82,7 +82,7 @@ def fingerprints(
     """The numerics of each pipeline, from its own stages as they are now."""
     return {
         name: fingerprint(
-            {key: stages[key] for key in each.stage_keys}, precision, each.stack.hashes, **encoder_versions()
+            {key: stages[key] for key in each.stage_keys}, precision, each.determinants, **encoder_versions()
         )
         for name, each in pipelines.items()
     }

@@ -23,7 +23,7 @@ Seed = Annotated[int, Field(ge=0, le=MAX_SEED)]
 EpsScale = Annotated[float, Field(ge=0.9, le=1.1)]
 Strength = Annotated[float, Field(ge=0, le=1)]
 FileId = Annotated[str, StringConstraints(min_length=1, max_length=128)]
-FirstIndex = Annotated[int, Field(ge=0, le=MAX_INDEX + 1 - MAX_IMAGES)]
+FirstIndex = Annotated[int, Field(ge=0, le=MAX_INDEX)]
 ClassName = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 ClassWeight = Annotated[float, Field(gt=0, le=1e6)]
 Timestep = Annotated[int, Field(ge=0, le=MAX_STEPS)]
@@ -222,7 +222,7 @@ class JobRequest(JsonBody):
     first_index: FirstIndex = Field(
         default=0,
         description="images first_index to first_index + n - 1 of the seed, with the bytes that they have in a larger "
-        "job; generate, upsample, and variation of one image",
+        f"job, and none above {MAX_INDEX}; generate, upsample, and variation of one image",
     )
     seed: Seed | None = Field(
         default=None, description="image i draws its noise from (seed, i); null: drawn, and reported"

@@ -8,7 +8,6 @@ from jobs.contract.kinds import FIELDS
 from jobs.contract.request import JobRequest
 
 CHUNK = "adm-serve"  # keyword of the PNG text chunk that `worker.png` writes
-ONE_BY_ONE = frozenset({"generate", "variation"})  # kinds of which one image can be requested by its index
 
 
 def request_of(text: bytes) -> JobRequest:
@@ -21,7 +20,7 @@ def request_of(text: bytes) -> JobRequest:
         kind = facts["kind"]
         given = {name: facts.get(name) for name in FIELDS[kind] | {"kind", "model"}}
         given = {name: value for name, value in given.items() if value not in (None, [])}
-        if kind in ONE_BY_ONE:
+        if "first_index" in FIELDS[kind]:
             given["first_index"] = facts["image_index"]
         elif kind == "interpolate":
             given["n"] = facts["frames"]

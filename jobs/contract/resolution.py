@@ -1,5 +1,6 @@
 """Resolves a request: fills in a pipeline's defaults, and makes the checks that need the pipeline."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -7,13 +8,14 @@ from typing import Literal
 from jobs.contract.errors import MAX_ERRORS, FieldError, InvalidRequestError
 from jobs.contract.kinds import COMMON, FIELDS
 from jobs.contract.pipelines import PipelineInfo, UpsampleDefaults
-from jobs.contract.request import MAX_IMAGES, JobRequest, ResolvedRequest, ResolvedUpsample, UpsampleOptions
+from jobs.contract.request import MAX_IMAGES, MAX_INDEX, JobRequest, ResolvedRequest, ResolvedUpsample, UpsampleOptions
 from vocabulary.classes import ClassNames, UnknownClassError
 from vocabulary.sampling import GuidanceSchedule, TimeGrid, default_grid, most_encoding_steps
 
 ENCODING_STEPS = 50  # in each direction; half as many leave a visible error
 FRAMES = 8
 STRENGTH = 0.5
+WEIGHTS_ROUNDING = 1e-9  # of a sum of class weights
 
 
 def resolve(request: JobRequest, pipeline: PipelineInfo, draw_seed: Callable[[], int]) -> ResolvedRequest:
@@ -159,8 +161,10 @@ class Resolution:
             if n < 2:
                 self._wrong("/n", "an interpolation has at least 2 frames")
             return n
-        if (images := request.n * len(request.images or "?")) > MAX_IMAGES:
+        if (images := request.n * max(1, len(request.images or ()))) > MAX_IMAGES:
             self._wrong("/n", f"that is {images} images; a job has at most {MAX_IMAGES}")
+        elif (last := request.first_index + images - 1) > MAX_INDEX:
+            self._wrong("/first_index", f"the last image would have index {last}; the largest is {MAX_INDEX}")
         if request.kind == "variation" and request.first_index and len(request.images or ()) > 1:
             self._wrong("/first_index", "is for the variations of one image")
         return request.n
@@ -181,7 +185,7 @@ class Resolution:
         return None
 
     def _class_weights(self) -> dict[str, float] | None:
-        """Weights that sum to 1, by class."""
+        """Weights that sum to 1, by class. Those that do already stay as they are, so that a PNG's make it again."""
         given = self.request.class_weights
         if given is None:
             return None
@@ -196,6 +200,8 @@ class Resolution:
             elif index is not None:
                 weights[index] = weight
         total = sum(weights.values())
+        if math.isclose(total, 1, rel_tol=WEIGHTS_ROUNDING):
+            total = 1.0
         return {str(index): weights[index] / total for index in sorted(weights)}
 
     def _class_index(self, find: Callable[[], int], pointer: str) -> int | None:

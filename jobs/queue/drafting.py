@@ -189,7 +189,7 @@ class Drafter:
         counted.room.refuse_if_none(caller, request.webhook_url)
         cost_ms = Estimator(self._fleet.read()).cost_ms(order.pipeline.id, work)
         self._quotas.refuse_above_queued(caller, counted.queued_ms[caller.id], cost_ms)
-        self._keep_files(request, caller)
+        self._keep_files(order)
         if charges:
             self._quotas.take_cost(caller, cost_ms)
         admitted = Admitted(order, work, cost_ms, backlog, counted.places[order.line])
@@ -230,15 +230,25 @@ class Drafter:
         queue = self._views.queue_info(draft.backlog, request, place, draft.estimated)
         return self._views.view(draft.record, request, queue, progress_of(draft.record, request, None))
 
-    def _keep_files(self, request: ResolvedRequest, caller: Caller) -> None:
-        """Keep the files of a job until it expires if it is not started, and for the retention time after that."""
+    def _keep_files(self, order: Order) -> None:
+        """Keep the files of a job until it expires if it is not started, and for the retention time after that.
+
+        Raises: InvalidRequestError for files that do not exist, or were reduced for smaller pipelines than the job's.
+        """
+        request, size = order.request, order.pipeline.stages[0].image_size
         if not request.images:
             return
-        records = self._files.keep(request.images, request.expires_in + self._settings.retention_seconds, caller)
-        unknown = [index for index, record in enumerate(records) if record is None]
-        if unknown:
-            detail = "no such file: it was never uploaded, was removed or has expired"
-            raise InvalidRequestError([FieldError(f"/images/{index}", detail) for index in unknown])
+        seconds = request.expires_in + self._settings.retention_seconds
+        errors = []
+        for index, record in enumerate(self._files.keep(request.images, seconds, order.submission.caller)):
+            if record is None:
+                detail = "no such file: it was never uploaded, was removed or has expired"
+                errors.append(FieldError(f"/images/{index}", detail))
+            elif not record.suffices(size):
+                detail = f"was reduced when it was uploaded, and {order.pipeline.id!r} needs {size} px: upload it again"
+                errors.append(FieldError(f"/images/{index}", detail))
+        if errors:
+            raise InvalidRequestError(errors)
 
     def _refuse_if_full(self, backlog: Backlog, caller: Caller, own_ms: int) -> None:
         """Raise RefusedError if too much work is queued, of all callers or of this one. own_ms: of the latter."""

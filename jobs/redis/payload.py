@@ -15,7 +15,7 @@ from jobs.contract.request import ResolvedRequest
 from jobs.contract.samplers import SAMPLER_NOTES
 
 PAYLOAD_VERSION = 1  # of the form: raised when a field that older workers know changes its meaning
-REVISION = 1  # of the request: raised when a field or a value is added; tests/former/request.json is its record
+REVISION = 2  # of the request: raised when a field or a value is added; tests/former/request.json is its record
 ADDED: frozenset[str] = frozenset()  # fields of the request since revision 1
 BESIDE_IMAGES = frozenset({"expires_in", "user", "metadata", "webhook_url"})  # fields that no worker acts on
 MAX_PAYLOAD_BYTES = 16 << 20  # of a decompressed payload; a few compressed bytes can stand for gigabytes

@@ -228,6 +228,26 @@ def test_service_and_worker_that_die_and_come_back_are_waited_for(
 
 
 @pytest.mark.process
+def test_run_killed_while_its_incomplete_chunk_is_a_job_may_be_extended(
+    settings: Settings, address: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "samples.npz"
+    with ExitStack() as stack:
+        worker = WorkerProcess(settings, tmp_path, ADM_THREADS="1")
+        stack.callback(worker.end)
+        worker.wait_ready()
+        worker.kill()
+        asked = ("--count", "5", "--classes", "0", "--no-upsample", "--steps", "3")
+        first = Sampling(settings, out, *asked, "--url", address)
+        eventually(lambda: len(jobs_at(address)) == 1, "five images are a job that nobody works on")
+        first.kill()
+        again = WorkerProcess(settings, tmp_path, ADM_THREADS="1")
+        stack.callback(again.end)
+        sampled(out, address, count=20, classes="0", steps=3)
+    assert np.load(out)["arr_0"].shape == (20, 8, 8, 3)
+
+
+@pytest.mark.process
 def test_queue_that_is_full_is_waited_for(common: Settings, tmp_path: Path) -> None:
     with running_service(common, ADM_QUEUE_LIMIT_SECONDS="0.001") as (address, _, lines):
         sampled(tmp_path / "samples.npz", address, window=64, steps=30)

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from diffusion.guidance import row_sums
 from diffusion.noise import Draw, normals
 from engine.engine import Engine, run_to_end
+from engine.inversion import between
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.stage import Stage
-from engine.trajectory import Guidance, ImageRequest, StagePlan, StagePlans
+from engine.trajectory import FromLatent, Guidance, ImageRequest, StagePlan, StagePlans
 from models.networks.precision import best_precision
 from models.stack import load_stack
 from vocabulary.precisions import Precision
@@ -38,14 +40,13 @@ def exact(device: torch.device) -> Loaded:
 
 
 def requests(loaded: Loaded, *job_ids: str) -> list[ImageRequest]:
-    """An image for each job, of all samplers, guided and not, every other one enlarged."""
+    """An image for each job, of all samplers, guided in each way and not, every other one enlarged."""
     found = []
     for index, job_id in enumerate(job_ids):
         base = StagePlan(BASE, ("ddim", "ddpm", "dpmpp_2m", "heun")[index % 4], STEPS)
         enlarged = StagePlan(UPSAMPLE, "ddim", 2) if index % 2 else None
-        found.append(
-            loaded[0].image(job_id, index, 5, Guidance(index % 10, float(index % 3)), StagePlans(base, enlarged))
-        )
+        guidance = Guidance(index % 10, float(index % 3), entropy_scaled=index >= 4)
+        found.append(loaded[0].image(job_id, index, 5, guidance, StagePlans(base, enlarged)))
     return found
 
 
@@ -75,6 +76,21 @@ def test_images_are_those_of_a_cpu_in_float32(device: torch.device, exact: Loade
     ours, theirs = pixels(here, requests(here, *"abcd")), pixels(there, requests(there, *"abcd"))
     for one, other in zip(ours, theirs, strict=True):
         assert float((one.float() - other.float()).abs().mean()) < NEAR
+
+
+def test_sums_of_many_classes_do_not_depend_on_the_number_of_rows(device: torch.device) -> None:
+    """The published classifiers have 1,000; by the entropy of their answers the gradient is scaled."""
+    values = torch.rand(32, 1000, generator=torch.Generator().manual_seed(0)).to(device)
+    assert torch.equal(row_sums(values), torch.cat([row_sums(row[None]) for row in values]))
+
+
+def test_frames_are_the_same_if_a_latent_is_from_a_checkpoint(device: torch.device, loaded: Loaded) -> None:
+    frames = requests(loaded, *"abc")
+    first, last = normals([Draw(1, index, 0, 0) for index in range(2)], (3, 32, 32), device)
+    for one, other in zip(between(frames, first, last), between(frames, first.cpu(), last), strict=True):
+        assert isinstance(one.start, FromLatent)
+        assert isinstance(other.start, FromLatent)
+        assert torch.equal(one.start.x, other.start.x)
 
 
 def test_noise_is_that_of_a_cpu(device: torch.device) -> None:

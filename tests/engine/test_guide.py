@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from diffusion.guidance import ENTROPY_FACTOR_MAX, entropy_factor, guidance_gradient, one_hot
+from diffusion.guidance import ENTROPY_FACTOR_MAX, entropy_factor, guidance_gradient, one_hot, row_sums
 from engine.guide import Guide
 from models.networks.classifier import NoisyClassifier
 from tests.models.samples import CLASSIFIER, seeded, write_stack
@@ -93,3 +93,14 @@ def test_documented_guide_of_ones_own_steers(tmp_path: Path) -> None:
     names: dict[str, Any] = {"WEIGHTS": write_stack(tmp_path / "tiny")}
     exec(compile(example, "docs/guidance.md", "exec"), names)  # noqa: S102 - our own page
     assert names["dark"].float().mean() + 20 < names["bright"].float().mean()
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 10, 1000, 1023])
+def test_row_sums_add_each_value_once_in_an_order_of_the_columns_alone(columns: int) -> None:
+    """torch's sum on a GPU would add in an order that depends on the number of rows too."""
+    values = (
+        torch.randn(40, columns, generator=torch.Generator().manual_seed(0)) * 10.0 ** torch.arange(-20, 20)[:, None]
+    )
+    together = row_sums(values)
+    torch.testing.assert_close(together, values.double().sum(1).float(), rtol=1e-4, atol=0)
+    assert torch.equal(together, torch.cat([row_sums(row[None]) for row in values]))

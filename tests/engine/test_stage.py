@@ -102,3 +102,25 @@ def test_fingerprint_is_that_of_the_numerics_alone(bench: Bench, own_bench: Benc
     assert fingerprint(bench.stages, "bf16") != same
     own_bench.stages[BASE].row_shapes["network"] = (MAX_ROWS + 1,)
     assert fingerprint(own_bench.stages, "fp32") != same
+
+
+def test_fingerprint_covers_variables_that_direct_kernels(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    same = fingerprint(bench.stages, "fp32")
+    for name in ("ONEDNN_VERBOSE", "MKL_NUM_THREADS", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    assert fingerprint(bench.stages, "fp32") == same, "these direct no kernel"
+    for name in ("ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "NVIDIA_TF32_OVERRIDE"):
+        monkeypatch.setenv(name, "1")
+        assert fingerprint(bench.stages, "fp32") != same
+        monkeypatch.delenv(name)
+
+
+def test_fingerprint_tells_which_stage_runs_in_which_mode(bench: Bench, own_bench: Bench) -> None:
+    """Norms of one stage may be fused where those of another disagreed with the eager form."""
+    fingerprints = set()
+    for stage in own_bench.stages.values():
+        networks = stage.networks
+        networks.is_wide = True
+        fingerprints.add(fingerprint(own_bench.stages, "fp32"))
+        networks.is_wide = False
+    assert len(fingerprints | {fingerprint(bench.stages, "fp32")}) == 3

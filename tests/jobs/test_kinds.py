@@ -4,6 +4,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jobs.contract.errors import InvalidRequestError
 from jobs.contract.kinds import KINDS
@@ -79,7 +81,10 @@ def test_first_index_is_refused_where_images_have_no_such_number() -> None:
     assert pointers(kind="variation", images=["a", "b"], first_index=1) == ["/first_index"]
     assert pointers(kind="interpolate", seeds=[1, 2], class_label=1, first_index=1) == ["/first_index"]
     assert pointers(class_label=1, first_index=-1) == ["/first_index"]
-    assert pointers(class_label=1, first_index=2**32 - 63) == ["/first_index"]
+    assert pointers(class_label=1, n=64, first_index=2**32 - 63) == ["/first_index"]
+    assert pointers(class_label=1, first_index=2**32) == ["/first_index"]
+    assert list(resolve(class_label=1, first_index=2**32 - 1).indices) == [2**32 - 1]
+    assert pointers(kind="upsample", images=["a", "b"], first_index=2**32 - 1) == ["/first_index"]
     assert resolve(class_label=1, n=64, first_index=2**32 - 64).indices[-1] == 2**32 - 1
 
 
@@ -185,6 +190,13 @@ def test_class_weights_become_a_distribution_by_index() -> None:
     assert (request.class_label, request.guidance_scale) == (None, 1.5)
     assert request.class_weights == {"2": 0.25, "4": 0.75}
     assert resolve(class_label=1, class_weights={"torus": 3}).class_label == 1
+
+
+@given(weights=st.dictionaries(st.sampled_from("0123456789"), st.floats(1e-6, 1e6), min_size=1))
+def test_class_weights_of_a_resolved_request_stay_as_they_are(weights: dict[str, float]) -> None:
+    """A PNG has those of its resolved request, and the request that is made of them makes it again."""
+    once = resolve(class_weights=weights).class_weights
+    assert resolve(class_weights=once).class_weights == once
 
 
 @pytest.mark.parametrize(

@@ -186,6 +186,32 @@ def test_picture_is_kept_no_larger_than_pipelines_can_use_and_kept_again_for_a_l
     assert size_kept() == (1200, 1100), "it is not made smaller again"
 
 
+def test_job_whose_pipeline_needs_more_than_was_kept_of_a_picture_is_refused(
+    client: httpx2.Client, redis: Redis
+) -> None:
+    """Its bytes would depend on which pipelines were loaded when the picture was uploaded."""
+
+    def announce(size: int) -> None:
+        base = DEMO.stages[0].model_copy(update={"image_size": size})
+        with redis.pipeline() as pipe:
+            announce_pipelines(pipe, [DEMO.model_copy(update={"stages": (base, *DEMO.stages[1:])})])
+            pipe.execute()
+
+    announce(DEMO.stages[0].image_size)
+    buffer = io.BytesIO()
+    Image.new("RGB", (2400, 2200), "teal").save(buffer, "PNG")
+    file_id = client.post("/v1/files", content=buffer.getvalue()).json()["id"]
+    body = {"kind": "reconstruct", "images": [file_id], "steps": 2}
+    eventually(lambda: client.post("/v1/jobs", json=body).status_code == 202, "it was reduced for such a pipeline")
+    announce(1024)
+    eventually(lambda: client.post("/v1/jobs", json=body).status_code == 422, "a larger pipeline is known")
+    (error,) = client.post("/v1/jobs", json=body).json()["errors"]
+    assert error["pointer"] == "/images/0"
+    assert "needs 1024 px: upload it again" in error["detail"]
+    client.post("/v1/files", content=buffer.getvalue())
+    assert client.post("/v1/jobs", json=body).status_code == 202
+
+
 @contextmanager
 def decoding_slowly(
     settings: Settings, cpu_seconds: int

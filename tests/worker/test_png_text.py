@@ -10,6 +10,7 @@ from sd_parsers.data import Generators
 from jobs.contract.request_from_image import CHUNK, request_of
 from pictures.text_chunks import text_chunk
 from tests.worker.programs import Client
+from tests.worker.test_kinds_of_jobs import upload
 
 pytestmark = pytest.mark.slow
 
@@ -87,6 +88,8 @@ def test_sd_parsers_finds_prompt_sampler_seed_and_steps(
     "fields",
     [
         {"n": 3, "steps": 3, "sampler": "ddpm"},
+        {"n": 64, "first_index": 2**32 - 64, "steps": 1, "upsample": False},
+        {"class_label": None, "class_weights": {"torus": 0.3, "cone": 0.7, "cube": 0.1}, "steps": 2},
         {"n": 2, "first_index": 5, "steps": 2, "upsample": False, "thresholding": "dynamic"},
         {"class_label": None, "class_weights": {"torus": 1, "cone": 3}, "steps": 2, "guidance_schedule": "entropy"},
         {"kind": "interpolate", "seeds": [1, 2], "seed": None, "n": 3, "steps": 2},
@@ -100,3 +103,13 @@ def test_request_of_an_image_makes_it_again(warm: Client, fields: dict[str, obje
     again = warm.queue.submitter.submit(request_of(text)).job
     (made,) = warm.wait_all([again.id])
     assert made.images[-1].sha256 == job.images[-1].sha256
+
+
+def test_request_of_one_upsampled_image_makes_it_again(warm: Client) -> None:
+    """Its noise is that of its index in the job, which has other images before it."""
+    asked = {"kind": "upsample", "images": [upload(warm, "red"), upload(warm, "blue")], "seed": 3}
+    (job,) = warm.wait_all([warm.post(asked | {"upsample": {"steps": 3, "sampler": "ddpm"}})])
+    text = text_chunk(io.BytesIO(warm.bytes_of(job)[1]), CHUNK)
+    assert text is not None
+    (made,) = warm.wait_all([warm.queue.submitter.submit(request_of(text)).job.id])
+    assert [image.sha256 for image in made.images] == [job.images[1].sha256]
