@@ -71,6 +71,11 @@ def rendered(source: str, seed: int, plan: StackPlan, images: int) -> RealImages
     return RealImages(source, pixels, labels, SHAPE_NAMES, large)
 
 
+def of_pipeline(plan: StagePlan, spec: PipelineSpec) -> StagePlan:
+    """A plan of the base with the pipeline's eps_scale and time grid."""
+    return replace(plan, eps_scale=spec.eps_scale, time_grid=spec.time_grids.get(plan.sampler))
+
+
 class StackReport:
     """Makes the measurements of a stack."""
 
@@ -173,9 +178,7 @@ class StackReport:
 
     def _judged(self, spec: PipelineSpec, sampler: str, scale: float, count: int, seed: int) -> tuple[Tensor, Verdict]:
         what = f"{spec.name}, {sampler}, scale {scale:g}"
-        pixels = self._sampled(
-            spec, scale, count, replace(SAMPLER_PLANS[sampler], eps_scale=spec.eps_scale), what=what, seed=seed
-        )
+        pixels = self._sampled(spec, scale, count, of_pipeline(SAMPLER_PLANS[sampler], spec), what=what, seed=seed)
         return pixels, judge_images(self._judge, pixels)
 
     def _sampled(
@@ -204,7 +207,7 @@ class StackReport:
         """The pipeline's own settings in both stages, and the same images before upsampling."""
         assert spec.upsampling is not None
         sampling, enlarging, count = spec.sampling, spec.upsampling, share(self._images, UPSAMPLED_SHARE)
-        base = StagePlan(BASE, sampling.sampler, sampling.steps, sampling.eta, eps_scale=spec.eps_scale)
+        base = of_pipeline(StagePlan(BASE, sampling.sampler, sampling.steps, sampling.eta), spec)
         upsample = StagePlan(UPSAMPLE, enlarging.sampler, enlarging.steps, enlarging.eta, strength=enlarging.strength)
         small = self._sampled(spec, spec.guidance_scale, count, base, what=f"{spec.name}, before upsampling")
         large = self._sampled(spec, spec.guidance_scale, count, base, upsample, what=f"{spec.name}, upsampled")

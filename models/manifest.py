@@ -4,7 +4,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator, model_validator
 
-from vocabulary.sampling import MAX_GUIDANCE_SCALE, Sampler
+from vocabulary.sampling import MAX_GUIDANCE_SCALE, Sampler, TimeGrid
 
 MAX_DEFAULT_STEPS = 1000  # of a pipeline; a request may ask for as many as the schedule has
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]  # part of URLs, settings and keys in Redis
@@ -33,6 +33,7 @@ class Pipeline(Entry):
     guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)]
     sampling: Sampling
     upsampling: Sampling | None
+    time_grids: dict[Sampler, TimeGrid] = {}
 
 
 class Network(Entry):

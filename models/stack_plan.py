@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,16 @@ from models.checkpoints.tensor_file import shown
 from models.manifest import check_values
 from models.networks.config import ClassifierConfig, DiffusionConfig, UNetConfig
 from vocabulary.counts import counted
-from vocabulary.sampling import GUIDANCE_SCHEDULES, GuidanceSchedule
+from vocabulary.sampling import GUIDANCE_SCHEDULES, GuidanceSchedule, TimeGrid
 
 MANIFEST = "stack.json"
 STACK_FIELDS = ("classes", "base", "classifier", "upsampler", "pipelines")
-PROCESS_FIELDS = tuple(field.name for field in fields(DiffusionConfig))
+PROCESS_FIELDS = tuple(each.name for each in fields(DiffusionConfig))
 DIFFUSION_FIELDS = ("file", *PROCESS_FIELDS)
 CLASSIFIER_FIELDS = ("file",)
 PIPELINE_FIELDS = (
     *("conditional", "class_required", "guidance_scale", "guidance_schedule", "eps_scale"),
-    *("sampling", "upsampling"),
+    *("sampling", "upsampling", "time_grids"),
 )
 EPS_SCALE_MIN, EPS_SCALE_MAX = 0.9, 1.1
 SAMPLING_FIELDS = ("steps", "sampler", "eta", "strength")
@@ -50,6 +50,7 @@ class PipelineSpec:
     upsampling: SamplingDefaults | None
     guidance_schedule: GuidanceSchedule = "constant"
     eps_scale: float = 1.0  # factor on the noise that the base predicts
+    time_grids: Mapping[str, TimeGrid] = field(default_factory=dict)  # of the base's samplers, in place of their own
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,7 @@ def _pipeline(name: str, entry: dict[str, Any]) -> PipelineSpec:
         upsampling=None if upsampling is None else SamplingDefaults(**upsampling),
         guidance_schedule=guidance_schedule,
         eps_scale=float(eps_scale),
+        time_grids=entry.get("time_grids", {}),
     )
 
 

@@ -65,6 +65,7 @@ def offer(pipeline: Pipeline) -> PipelineInfo:
             guidance_scale=spec.guidance_scale,
             guidance_schedule=spec.guidance_schedule,
             eps_scale=spec.eps_scale,
+            time_grids=dict(spec.time_grids),
             upsample=upsampling,
         ),
         class_required=spec.class_required,

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from jobs.contract.announced import Announced
 from jobs.contract.samplers import SamplerNote
-from vocabulary.sampling import GuidanceSchedule
+from vocabulary.sampling import GuidanceSchedule, TimeGrid
 
 
 class ClassInfo(Announced):
@@ -62,6 +62,9 @@ class Defaults(Announced):
         default="constant", description="for the default scale; other scales use constant"
     )
     eps_scale: float = Field(default=1.0, description="factor on the noise that the base predicts")
+    time_grids: dict[str, TimeGrid] = Field(
+        default={}, description="of samplers whose time grid differs here from the sampler's own; not for an encoding"
+    )
     upsample: UpsampleDefaults | None = Field(default=None, description="null: the pipeline has no upsampler")
 
 

@@ -274,11 +274,15 @@ class Resolution:
         return chosen, abs(eta)
 
     def _time_grid(self, at: str, given: TimeGrid | None, sampler: str, steps: int, num_timesteps: int) -> TimeGrid:
-        """The given time grid, or the sampler's default, or "even" for an encoding, if the pipeline offers it."""
+        """The given time grid, or the default, if the pipeline offers it.
+
+        The default is "even" for an encoding, the pipeline's grid for this sampler of the base, or the sampler's own.
+        """
         offered = self.pipeline.time_grids
         if given is None:
-            encodes = self.encodes and not at
-            default: TimeGrid = "even" if encodes else default_grid(sampler, steps, num_timesteps)
+            default = default_grid(sampler, steps, num_timesteps)
+            if not at:
+                default = "even" if self.encodes else self.pipeline.defaults.time_grids.get(sampler, default)
             return default if default in offered else "official"
         self._check_offer(f"{at}/time_grid", given, offered)
         return given

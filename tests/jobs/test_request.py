@@ -203,6 +203,17 @@ def test_request_that_names_no_grid_has_its_samplers_own(fields: dict[str, Any],
     assert request.upsample.time_grid == time_grid
 
 
+def test_pipelines_grid_of_a_sampler_replaces_the_samplers_own_in_its_base() -> None:
+    defaults = DEMO.defaults.model_copy(update={"time_grids": {"ddpm": "uniform", "ddim": "karras"}})
+    other = DEMO.model_copy(update={"defaults": defaults})
+    request = resolve(other, class_label=1, sampler="ddpm", upsample={"sampler": "ddpm"})
+    assert request.upsample
+    assert (request.time_grid, request.upsample.time_grid) == ("uniform", "official")
+    assert resolve(other, class_label=1, sampler="ddpm", time_grid="official").time_grid == "official"
+    assert resolve(other, class_label=1, sampler="heun").time_grid == "karras", "its own"
+    assert resolve(other, kind="reconstruct", images=["a"], sampler="ddim").time_grid == "even", "of encodings"
+
+
 def test_scale_of_eps_is_the_pipelines_unless_it_is_given() -> None:
     scaled = DEMO.model_copy(update={"defaults": DEMO.defaults.model_copy(update={"eps_scale": 1.02})})
     assert resolve(class_label=1).eps_scale == 1

@@ -229,6 +229,20 @@ def test_scale_of_eps_out_of_bounds_is_refused(stack_folder: Path, wrong: object
         load_stack(stack_folder)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [({"euler": "even"}, "time_grids.euler"), ({"ddim": "log"}, "time_grids.ddim"), (["even"], "time_grids")],
+)
+def test_time_grid_that_is_unknown_or_of_an_unknown_sampler_is_refused(
+    stack_folder: Path, wrong: object, message: str
+) -> None:
+    manifest = copy.deepcopy(MANIFEST)
+    manifest["pipelines"]["tiny"]["time_grids"] = wrong
+    write_manifest(stack_folder, manifest)
+    with pytest.raises(WeightsError, match=message):
+        load_stack(stack_folder)
+
+
 def test_classifier_of_other_classes_is_refused(stack_folder: Path) -> None:
     config = dataclasses.replace(CLASSIFIER, out_channels=7)
     state = NoisyClassifier(config).state_dict()

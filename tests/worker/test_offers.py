@@ -31,11 +31,12 @@ def test_offer_has_classes_stages_and_defaults(folder: Path) -> None:
     assert uncond.defaults.upsample is None
 
 
-def test_offer_has_the_pipelines_scale_of_eps(tmp_path: Path) -> None:
+def test_offer_has_the_pipelines_scale_of_eps_and_time_grids(tmp_path: Path) -> None:
     manifest = copy.deepcopy(MANIFEST)
-    manifest["pipelines"]["tiny"]["eps_scale"] = 1.02
+    manifest["pipelines"]["tiny"] |= {"eps_scale": 1.02, "time_grids": {"ddpm": "uniform"}}
     write_manifest(write_stack(tmp_path / "tiny"), manifest)
-    assert offer(select(["tiny"], [load_stack(tmp_path / "tiny")])["tiny"]).defaults.eps_scale == 1.02
+    defaults = offer(select(["tiny"], [load_stack(tmp_path / "tiny")])["tiny"]).defaults
+    assert (defaults.eps_scale, defaults.time_grids) == (1.02, {"ddpm": "uniform"})
 
 
 def test_fleet_sees_that_pipelines_of_one_stack_share_its_networks(folder: Path) -> None:
