@@ -35,9 +35,9 @@ def record(stack_folder: Path, seed: int, guidance_scale: float) -> list[Image.I
     stack = load_stack(stack_folder, torch.device("cpu"))
     pipeline = Pipeline(stack.pipelines["demo"], stack)
     label = stack.class_names.index(CLASS)
-    eps_scale, upsampling = pipeline.spec.eps_scale, pipeline.spec.upsampling
+    spec, upsampling = pipeline.spec, pipeline.spec.upsampling
     assert upsampling is not None
-    base = StagePlan(BASE, "ddpm", STEPS, eps_scale=eps_scale)
+    base = StagePlan(BASE, "ddpm", STEPS, time_grid=spec.time_grids.get("ddpm"), eps_scale=spec.eps_scale)
     upsample = StagePlan(UPSAMPLE, upsampling.sampler, upsampling.steps, upsampling.eta, strength=upsampling.strength)
     image = pipeline.image("first-visit", 0, seed, Guidance(label, guidance_scale), StagePlans(base, upsample))
     engine = Engine(build_stages([stack], 1), max_rows=1)

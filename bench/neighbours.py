@@ -30,7 +30,8 @@ from vocabulary.precisions import PRECISIONS
 from vocabulary.sampling import SAMPLERS, THRESHOLDINGS, TIME_GRIDS, Direction
 
 SCALES = (0.0, 0.5, 1.0, 2.0, 4.0, 10.0, 50.0)
-LARGEST_GROUP = 24  # images that run together
+LARGEST_GROUP = 40  # images that run together
+ONE_LANE_SHARE = 4  # of the most rows of a step: up to a fourth of them are computed on one lane, more on all
 
 
 class Requests:
@@ -103,7 +104,10 @@ def run(stages: Mapping[str, Stage], max_rows: int, requests: list[ImageRequest]
 def build(asked: argparse.Namespace, threads: int) -> dict[str, Stage]:
     stack, precision = load_stack(asked.stack, asked.device), asked.precision
     compiler = None if asked.compile is None else Compiler(asked.compile, [stack], precision, asked.max_rows)
-    return build_stages([stack], asked.max_rows, precision=precision, compiler=compiler, threads=threads)
+    stages = build_stages([stack], asked.max_rows, precision=precision, compiler=compiler, threads=threads)
+    for stage in stages.values():
+        stage.networks.one_lane_rows = asked.max_rows // ONE_LANE_SHARE
+    return stages
 
 
 def compare(
@@ -135,7 +139,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="compare for so long at most")
     parser.add_argument("--steps", type=int, default=4, help="of the base stage at most")
-    parser.add_argument("--max-rows", type=int, default=16)
+    parser.add_argument("--max-rows", type=int, default=32)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     asked = parser.parse_args()

@@ -27,7 +27,7 @@ class Sampling(Entry):
         return self
 
 
-class Pipeline(Entry):
+class PipelineEntry(Entry):
     conditional: bool
     class_required: bool
     guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE_SCALE)]
@@ -36,16 +36,16 @@ class Pipeline(Entry):
     time_grids: dict[Sampler, TimeGrid] = {}
 
 
-class Network(Entry):
+class NetworkEntry(Entry):
     file: Annotated[str, Field(min_length=1, max_length=255)]  # no file system allows longer names
 
 
 class Manifest(Entry):
     classes: list[Annotated[str, StringConstraints(pattern=r"^\S(.*\S)?$", max_length=128)]]
-    base: Network
-    classifier: Network | None = None
-    upsampler: Network | None = None
-    pipelines: Annotated[dict[Name, Pipeline], Field(min_length=1)]
+    base: NetworkEntry
+    classifier: NetworkEntry | None = None
+    upsampler: NetworkEntry | None = None
+    pipelines: Annotated[dict[Name, PipelineEntry], Field(min_length=1)]
 
     @field_validator("classes")
     @classmethod

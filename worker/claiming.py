@@ -9,7 +9,8 @@ from types import MappingProxyType
 from uuid import uuid4
 
 import structlog
-from redis.client import Pipeline, Redis
+from redis.client import Pipeline as RedisPipeline
+from redis.client import Redis
 
 from jobs.contract.errors import FailureKind
 from jobs.contract.job import JobStatus
@@ -181,7 +182,7 @@ class Claimer:
         If a cancel or another worker changed the job meanwhile, the transaction runs again.
         """
 
-        def decide(pipe: Pipeline, record: Record | None) -> Claim | Waits | None:
+        def decide(pipe: RedisPipeline, record: Record | None) -> Claim | Waits | None:
             if record is None or record.status is not JobStatus.QUEUED or record.queue != queue:
                 pipe.lrem(rq_keys.queue_key(queue), 1, job_id)
                 return None

@@ -7,7 +7,8 @@ from typing import cast
 
 import structlog
 from prometheus_client import CollectorRegistry
-from redis.client import Pipeline, PubSub, Redis
+from redis.client import Pipeline as RedisPipeline
+from redis.client import PubSub, Redis
 from redis.exceptions import RedisError
 from rq import worker_registration
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
@@ -215,7 +216,7 @@ class Inbox:
         except RedisError as error:
             log.warning("not_extended", error=str(error))
 
-    def _extend(self, pipe: Pipeline, claims: Iterable[Claim]) -> None:
+    def _extend(self, pipe: RedisPipeline, claims: Iterable[Claim]) -> None:
         lease_seconds = self._settings.lease_seconds
         ends_at = self._ledger.now() + lease_seconds
         for each in claims:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
-from redis.client import Pipeline
+from redis.client import Pipeline as RedisPipeline
 from redis.exceptions import RedisError
 
 from jobs.contract.errors import FailureKind
@@ -55,7 +55,7 @@ class Results:
     def image_ready(self, claim: Claim, image: ImageRecord) -> bool:
         """Publish a stored image before its job is completed; False when the claim was lost."""
 
-        def write(pipe: Pipeline, record: Record) -> bool:
+        def write(pipe: RedisPipeline, record: Record) -> bool:
             images = [each for each in record.images if each.index != image.index] + [image]
             images.sort(key=lambda each: each.index)
             pipe.hset(rq_keys.job_key(record.id), "adm_images", json.dumps([each.model_dump() for each in images]))
@@ -91,7 +91,7 @@ class Results:
         `results`: JSON values of the results that are not images.
         """
 
-        def write(pipe: Pipeline, record: Record) -> bool:
+        def write(pipe: RedisPipeline, record: Record) -> bool:
             if record.cancel_requested:
                 self._ledger.transitions.cancel(pipe, record)
                 return False
@@ -115,7 +115,7 @@ class Results:
         # initial value: the status if an earlier call wrote the change and only Redis' answer was lost
         became = JobStatus.QUEUED if retry else JobStatus.FAILED
 
-        def write(pipe: Pipeline, record: Record) -> bool:
+        def write(pipe: RedisPipeline, record: Record) -> bool:
             nonlocal became
             if record.cancel_requested:
                 self._ledger.transitions.cancel(pipe, record)
@@ -141,7 +141,7 @@ class Results:
         the record does not request a cancel, the job is requeued at the front without spending a retry.
         """
 
-        def write(pipe: Pipeline, record: Record) -> bool:
+        def write(pipe: RedisPipeline, record: Record) -> bool:
             if record.cancel_requested:
                 self._ledger.transitions.cancel(pipe, record)
             else:
@@ -157,7 +157,7 @@ class Results:
 
         became = JobStatus.QUEUED
 
-        def write(pipe: Pipeline, record: Record) -> bool:
+        def write(pipe: RedisPipeline, record: Record) -> bool:
             nonlocal became
             if record.cancel_requested:
                 self._ledger.transitions.cancel(pipe, record)
@@ -172,13 +172,13 @@ class Results:
         self._finish(claim, became if written and became.is_final else None)
         return written
 
-    def _fenced(self, claim: Claim, write: Callable[[Pipeline, Record], bool], *repeated: JobStatus) -> bool:
+    def _fenced(self, claim: Claim, write: Callable[[RedisPipeline, Record], bool], *repeated: JobStatus) -> bool:
         """Write if the claim is still valid; return False if it is not, or if Redis stays unavailable.
 
         `repeated`: the statuses that show that this write had already succeeded and only its answer was lost.
         """
 
-        def decide(pipe: Pipeline, record: Record | None) -> bool:
+        def decide(pipe: RedisPipeline, record: Record | None) -> bool:
             if record is not None and JobStatus.QUEUED in repeated and record.requeued_by == claim.token:
                 return True
             if record is None or record.token != claim.token:
@@ -205,7 +205,7 @@ class Results:
                     return False
                 time.sleep(REPEAT_SECONDS)
 
-    def _publish_image(self, pipe: Pipeline, record: Record, claim: Claim, image: ImageRecord) -> None:
+    def _publish_image(self, pipe: RedisPipeline, record: Record, claim: Claim, image: ImageRecord) -> None:
         publish(pipe, record.id, EventKind.IMAGE, record.image_facts(image, claim.request))
 
     def _finish(self, claim: Claim, status: JobStatus | None) -> None:

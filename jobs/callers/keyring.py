@@ -15,7 +15,8 @@ from uuid import uuid4
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from redis.client import Pipeline, Redis
+from redis.client import Pipeline as RedisPipeline
+from redis.client import Redis
 
 from jobs.contract.caller import CALLER_ID, KEY, Caller, Role
 from jobs.contract.errors import KeyringError
@@ -166,7 +167,7 @@ class KeyStore:
 
         decided: list[KeyRecord] = []
 
-        def write(pipe: Pipeline) -> None:
+        def write(pipe: RedisPipeline) -> None:
             decided[:] = [decide(records_of(cast(dict[bytes, bytes], pipe.hgetall(keys.API_KEYS))))]
             pipe.multi()
             pipe.hset(keys.API_KEYS, decided[0].id, decided[0].model_dump_json())

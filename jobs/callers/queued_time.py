@@ -4,7 +4,7 @@ Each process of the service refuses most calls above the quota before it drafts 
 But it has counted the queued jobs some milliseconds earlier, and meanwhile another process may have queued more.
 """
 
-from redis.client import Pipeline
+from redis.client import Pipeline as RedisPipeline
 
 from jobs.contract.job import JobStatus
 from jobs.redis import keys
@@ -25,7 +25,7 @@ end
 """
 
 
-def within(pipe: Pipeline, caller: str, more_ms: int, most_ms: int | None) -> None:
+def within(pipe: RedisPipeline, caller: str, more_ms: int, most_ms: int | None) -> None:
     """Run the commands up to the next one of this kind only if the caller's queued time stays within its quota.
 
     Only for `jobs.queue.transaction`. If the commands are not run, this command's answer is the time that is queued

@@ -9,7 +9,7 @@ docs/decisions/0019-callers-take-turns.md gives the reasons.
 
 from typing import Any, NamedTuple, cast
 
-from redis.client import Pipeline
+from redis.client import Pipeline as RedisPipeline
 
 from jobs.redis import keys
 
@@ -95,7 +95,7 @@ class Entry(NamedTuple):
     share: float
 
 
-def enter(pipe: Pipeline, queue_key: str, job_prefix: str, entry: Entry, *, at_front: bool) -> None:
+def enter(pipe: RedisPipeline, queue_key: str, job_prefix: str, entry: Entry, *, at_front: bool) -> None:
     """Put a job into its line. Only for `jobs.queue.transaction`, whose answer `place_of_reply` parses.
 
     at_front: before all other jobs; the caller pays no further share, because the job has had its turn.
@@ -109,12 +109,12 @@ def place_of_reply(answer: Any) -> Place:
     return Place(*cast(list[int], answer))
 
 
-def ask_place(pipe: Pipeline, queue_key: str, job_prefix: str, queue: str, caller: str) -> None:
+def ask_place(pipe: RedisPipeline, queue_key: str, job_prefix: str, queue: str, caller: str) -> None:
     """Queue the command that returns the number of jobs before a job that enters now."""
     pipe.eval(PLACE_SCRIPT, 2, queue_key, keys.turn_ends(queue), job_prefix, caller)
 
 
-def leave(pipe: Pipeline, queue_key: str, entry: Entry, *, served: bool) -> None:
+def leave(pipe: RedisPipeline, queue_key: str, entry: Entry, *, served: bool) -> None:
     """Remove a job that has left its line from the data beside the line; refund its share if it was not served.
 
     When a line becomes empty, its turns are removed, so the turn of the next job that enters is 0.

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 
-from redis.client import Pipeline
+from redis.client import Pipeline as RedisPipeline
 
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.sweeps import Sweep
@@ -11,7 +11,7 @@ from jobs.contract.workers import WorkerInfo
 from jobs.redis import keys
 
 
-def announce_pipelines(pipe: Pipeline, pipelines: Sequence[PipelineInfo], sweeps: Sequence[Sweep] = ()) -> None:
+def announce_pipelines(pipe: RedisPipeline, pipelines: Sequence[PipelineInfo], sweeps: Sequence[Sweep] = ()) -> None:
     """Announce pipelines. They remain listed for a time after their last worker ended, so that jobs can wait for
     the next one.
     """
@@ -26,7 +26,7 @@ def announce_pipelines(pipe: Pipeline, pipelines: Sequence[PipelineInfo], sweeps
         pipe.srem(keys.RETIRED, each.id)
 
 
-def announce_worker(pipe: Pipeline, info: WorkerInfo, metrics_text: str, lease_seconds: int) -> None:
+def announce_worker(pipe: RedisPipeline, info: WorkerInfo, metrics_text: str, lease_seconds: int) -> None:
     """Announce that a worker is alive, and the costs of its steps."""
     pipe.sadd(keys.WORKERS, info.name)
     pipe.set(keys.worker(info.name), info.model_dump_json(), ex=lease_seconds)
@@ -35,7 +35,7 @@ def announce_worker(pipe: Pipeline, info: WorkerInfo, metrics_text: str, lease_s
         pipe.hset(keys.STEP_COSTS, pipeline, json.dumps(step_ms))
 
 
-def withdraw_worker(pipe: Pipeline, name: str) -> None:
+def withdraw_worker(pipe: RedisPipeline, name: str) -> None:
     """Remove the announcement of a worker that stops."""
     pipe.srem(keys.WORKERS, name)
     pipe.delete(keys.worker(name), keys.worker_metrics(name))

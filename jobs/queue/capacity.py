@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
-from redis.client import Pipeline
+from redis.client import Pipeline as RedisPipeline
 
 from jobs.contract.caller import Caller, Role
 from jobs.contract.errors import ErrorKind, RefusedError
@@ -90,7 +90,7 @@ def share_of(limit: float) -> int:
     return max(1, int(OWN_SHARE * limit))
 
 
-def ask_room(pipe: Pipeline, callers: Iterable[str]) -> None:
+def ask_room(pipe: RedisPipeline, callers: Iterable[str]) -> None:
     """Queue the commands whose answers `take_room` parses."""
     for caller in ("", *callers):
         pipe.zcard(keys.index(None, caller))

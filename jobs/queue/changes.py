@@ -5,7 +5,8 @@ from typing import cast
 from uuid import uuid4
 
 from pydantic import ValidationError
-from redis.client import Pipeline, Redis
+from redis.client import Pipeline as RedisPipeline
+from redis.client import Redis
 
 from jobs.contract.changes import AskedChange, ChangeRequest, ChangeStatus, PipelineChange, WorkerChange
 from jobs.redis import keys
@@ -63,7 +64,7 @@ class Changes:
                 pipe.lrem(keys.worker_changes(part.worker), 0, change_id)
             pipe.execute()
 
-    def _note(self, pipe: Pipeline, change_id: str, part: WorkerChange) -> None:
+    def _note(self, pipe: RedisPipeline, change_id: str, part: WorkerChange) -> None:
         pipe.hset(keys.change(change_id), f"{WORKER}{part.worker}", part.model_dump_json())
         pipe.expire(keys.change(change_id), KEPT_SECONDS)
 

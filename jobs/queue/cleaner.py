@@ -4,7 +4,8 @@ from collections import defaultdict
 from datetime import timedelta
 from typing import cast
 
-from redis.client import Pipeline, Redis
+from redis.client import Pipeline as RedisPipeline
+from redis.client import Redis
 
 from jobs.contract.job import JobStatus
 from jobs.queue import rq_registries
@@ -32,7 +33,7 @@ class Cleaner:
         now = self._ledger.now()
         due = cast(list[bytes], self._redis.zrangebyscore(keys.EXPIRING, "-inf", now))
 
-        def decide(pipe: Pipeline, record: Record | None) -> bool:
+        def decide(pipe: RedisPipeline, record: Record | None) -> bool:
             if record is not None and record.status is JobStatus.QUEUED and now >= record.expires_at:
                 self._ledger.transitions.expire(pipe, record)
                 return True
@@ -80,7 +81,7 @@ class Cleaner:
             self._images.delete(images)  # first, so that the next upkeep finds the job again if this one is killed
         self._ledger.delete(job_id, member)
 
-        def forget(pipe: Pipeline, record: Record | None) -> None:
+        def forget(pipe: RedisPipeline, record: Record | None) -> None:
             indexes = (index for status in (None, *JobStatus) for index in keys.indexes(status, caller))
             for key in (keys.ENDED, *indexes):
                 pipe.zrem(key, member)

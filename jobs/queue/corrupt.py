@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import cast
 
 import structlog
-from redis.client import Pipeline, Redis
+from redis.client import Pipeline as RedisPipeline
+from redis.client import Redis
 
 from jobs.contract.caller import CALLER_ID
 from jobs.contract.job import JobStatus
@@ -34,7 +35,7 @@ class Repair:
     record: Record
     lost: tuple[str, ...] | None  # the corrupt fields of its hash; None: its key is no hash
 
-    def write(self, pipe: Pipeline) -> None:
+    def write(self, pipe: RedisPipeline) -> None:
         key = rq_keys.job_key(self.record.id)
         if self.lost is None:
             pipe.delete(key)

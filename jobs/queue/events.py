@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from redis.client import Pipeline, Redis
+from redis.client import Pipeline as RedisPipeline
+from redis.client import Redis
 
 from jobs.contract.job import Progress
 from jobs.redis import keys
@@ -59,7 +60,7 @@ class Preview:
     png: bytes
 
 
-def publish(pipe: Pipeline, job_id: str, kind: EventKind, data: dict[str, Any]) -> None:
+def publish(pipe: RedisPipeline, job_id: str, kind: EventKind, data: dict[str, Any]) -> None:
     """Append an event to the job's stream, in the transaction of the change itself, and wake readers."""
     text = json.dumps({"id": job_id, **data}, separators=(",", ":"))
     pipe.xadd(keys.events(job_id), {"event": kind, "data": text}, maxlen=MAX_EVENTS)

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar, cast
 
 import structlog
-from redis.client import Pipeline, Redis
+from redis.client import Pipeline as RedisPipeline
+from redis.client import Redis
 from redis.exceptions import ResponseError
 
 from jobs.callers.queued_time import WITHIN, within
@@ -69,7 +70,7 @@ class Ledger:
         except CorruptRecordError:
             return self.change(job_id, lambda pipe, record: record)
 
-    def change(self, job_id: str, decide: Callable[[Pipeline, Record | None], T]) -> T:
+    def change(self, job_id: str, decide: Callable[[RedisPipeline, Record | None], T]) -> T:
         """Run one transaction on a job; `decide` runs again if another process changed the job meanwhile.
 
         A corrupt job is failed first, so that no caller ever sees one. A key that is not a job of this project counts
@@ -119,7 +120,7 @@ class Ledger:
         reached: the progress in the checkpoint; the job may be further by now.
         """
 
-        def decide(pipe: Pipeline, record: Record | None) -> bool:
+        def decide(pipe: RedisPipeline, record: Record | None) -> bool:
             if record is None or record.token != token or record.status.is_final:
                 return False
             fields = {
@@ -137,7 +138,7 @@ class Ledger:
         Returns the job as it was before. Raises: RefusedError for a job that is not the caller's or has ended.
         """
 
-        def decide(pipe: Pipeline, record: Record | None) -> Record:
+        def decide(pipe: RedisPipeline, record: Record | None) -> Record:
             if record is None or not caller.may_see(record.caller):
                 raise RefusedError(ErrorKind.UNKNOWN_JOB, f"no job {job_id!r}")
             match record.status:
@@ -162,7 +163,7 @@ class Ledger:
         member: remove only the job with this index member, and no later job with the same id.
         """
 
-        def decide(pipe: Pipeline, record: Record | None) -> Record | None:
+        def decide(pipe: RedisPipeline, record: Record | None) -> Record | None:
             if record is None or member not in (None, record.index_member):
                 return None
             status = record.status
@@ -187,7 +188,7 @@ class Ledger:
     def recover(self, job_id: str, token: str) -> None:
         """Requeue a job whose worker died, without spending a retry; fail it if the deaths show it as their cause."""
 
-        def decide(pipe: Pipeline, record: Record | None) -> None:
+        def decide(pipe: RedisPipeline, record: Record | None) -> None:
             if record is None or record.token != token or record.status.is_final:
                 pipe.zrem(keys.LEASES, f"{job_id}:{token}")
             elif record.cancel_requested:
@@ -197,7 +198,7 @@ class Ledger:
 
         self.change(job_id, decide)
 
-    def _note_death(self, pipe: Pipeline, record: Record) -> None:
+    def _note_death(self, pipe: RedisPipeline, record: Record) -> None:
         checkpoint = "" if record.checkpoint is None else record.checkpoint.sha256
         deaths = record.deaths.with_another(record.reached, checkpoint, self.now())
         log.warning("worker_died", job_id=record.id, worker=record.worker_name, deaths=deaths.model_dump())
@@ -239,7 +240,7 @@ class Ledger:
                 self._enqueue_due(queue, entry)
 
     def _enqueue_due(self, queue: str, entry: bytes) -> None:
-        def decide(pipe: Pipeline, record: Record | None) -> None:
+        def decide(pipe: RedisPipeline, record: Record | None) -> None:
             if record is not None and record.is_delayed and record.queue == queue:
                 self.transitions.enqueue_delayed(pipe, record)
             else:

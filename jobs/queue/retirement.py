@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import cast
 
-from redis.client import Pipeline, Redis
+from redis.client import Pipeline as RedisPipeline
+from redis.client import Redis
 from redis.exceptions import WatchError
 
 from jobs.queue import rq_registries
@@ -38,7 +39,7 @@ class Retirement:
     def _remove(self, noted_before: float) -> list[str]:
         retired: list[str] = []
 
-        def remove(pipe: Pipeline) -> None:
+        def remove(pipe: RedisPipeline) -> None:
             due = cast(list[bytes], pipe.zrangebyscore(keys.UNHELD, "-inf", noted_before))
             retired[:] = [each.decode(errors="replace") for each in due]
             pipe.multi()

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from redis.client import Pipeline, Redis
+from redis.client import Pipeline as RedisPipeline
+from redis.client import Redis
 from redis.typing import EncodableT, FieldT
 from rq.command import PUBSUB_CHANNEL_TEMPLATE
 from rq.executions import Execution, ExecutionRegistry
@@ -73,7 +74,7 @@ def new_job(common: Mapping[str, Any], queue: str, kwargs: dict[str, Any], descr
     }
 
 
-def enqueue(pipe: Pipeline, record: Record, *, at_front: bool) -> None:
+def enqueue(pipe: RedisPipeline, record: Record, *, at_front: bool) -> None:
     """Put a job's id into its queue, at its caller's turn or at the front. Only for `jobs.queue.transaction`."""
     pipe.sadd(QUEUES_KEY, queue_key(record.queue))
     turns.enter(pipe, queue_key(record.queue), job_key(""), entry_of(record), at_front=at_front)
@@ -83,13 +84,13 @@ def entry_of(record: Record) -> turns.Entry:
     return turns.Entry(record.id, record.queue, record.caller, record.share)
 
 
-def delay(pipe: Pipeline, record: Record, due_at: float) -> None:
+def delay(pipe: RedisPipeline, record: Record, due_at: float) -> None:
     """Put a job's id into RQ's registry of delayed jobs."""
     pipe.sadd(QUEUES_KEY, queue_key(record.queue))
     pipe.zadd(delayed_key(record.queue), {record.id: due_at})
 
 
-def dequeue(pipe: Pipeline, record: Record, *, served: bool = True) -> None:
+def dequeue(pipe: RedisPipeline, record: Record, *, served: bool = True) -> None:
     """Remove a job's id from its queue, or from the delayed jobs of that queue.
 
     served: the caller used its turn, so its share is not refunded.
@@ -100,7 +101,7 @@ def dequeue(pipe: Pipeline, record: Record, *, served: bool = True) -> None:
         pipe.zrem(delayed_key(record.queue), record.id)
 
 
-def start(pipe: Pipeline, redis: Redis, record: Record, worker_name: str, token: str) -> dict[str, Any]:
+def start(pipe: RedisPipeline, redis: Redis, record: Record, worker_name: str, token: str) -> dict[str, Any]:
     """Open an execution; return the fields to set in the job's hash."""
     execution = Execution(token, record.id, redis, worker_name)
     execution.save(EXECUTION_SECONDS, pipe)
@@ -116,7 +117,7 @@ def start(pipe: Pipeline, redis: Redis, record: Record, worker_name: str, token:
     }
 
 
-def close_execution(pipe: Pipeline, redis: Redis, record: Record) -> None:
+def close_execution(pipe: RedisPipeline, redis: Redis, record: Record) -> None:
     """End the execution that a job is in, if any."""
     if not record.token:
         return
@@ -127,7 +128,7 @@ def close_execution(pipe: Pipeline, redis: Redis, record: Record) -> None:
 
 
 def end(
-    pipe: Pipeline, redis: Redis, record: Record, status: RqStatus, retention_seconds: int, now: float, detail: str
+    pipe: RedisPipeline, redis: Redis, record: Record, status: RqStatus, retention_seconds: int, now: float, detail: str
 ) -> dict[str, Any]:
     """Add an ended job to its registry, with a result; return the fields to set in the job's hash."""
     registry = ENDED_REGISTRIES[status].key_template.format(record.queue)
@@ -148,7 +149,7 @@ def end(
     return {"status": status.value, "ended_at": utcformat(datetime.fromtimestamp(now, UTC))}
 
 
-def forget(pipe: Pipeline, redis: Redis, record: Record) -> None:
+def forget(pipe: RedisPipeline, redis: Redis, record: Record) -> None:
     """Remove every trace of a job from RQ's registries."""
     dequeue(pipe, record, served=record.status is not JobStatus.QUEUED)
     close_execution(pipe, redis, record)
@@ -157,7 +158,7 @@ def forget(pipe: Pipeline, redis: Redis, record: Record) -> None:
     pipe.delete(job_key(record.id), results_key(record.id))
 
 
-def tell_to_stop(pipe: Pipeline, record: Record) -> None:
+def tell_to_stop(pipe: RedisPipeline, record: Record) -> None:
     """Send RQ's own command for stopping a job to the worker that runs it."""
     command = {"command": "stop-job", "job_id": record.id}
     pipe.publish(PUBSUB_CHANNEL_TEMPLATE % record.worker_name, json.dumps(command))

@@ -7,7 +7,8 @@ thirty. Packing thirty commands and parsing their answers was a large part of a 
 from typing import Any, cast
 
 import structlog
-from redis.client import Pipeline, Redis
+from redis.client import Pipeline as RedisPipeline
+from redis.client import Redis
 
 from jobs.callers import queued_time, turns
 
@@ -43,7 +44,7 @@ return answers
 """
 
 
-def commit(redis: Redis, key: str, read: dict[bytes, bytes] | None, pipe: Pipeline) -> list[Any] | None:
+def commit(redis: Redis, key: str, read: dict[bytes, bytes] | None, pipe: RedisPipeline) -> list[Any] | None:
     """Run a pipeline's commands if the hash is still as it was read; otherwise do nothing and return None.
 
     Returns the commands' answers. The pipeline may contain the commands of `jobs.callers.turns` and

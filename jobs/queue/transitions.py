@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from redis.client import Pipeline, Redis
+from redis.client import Pipeline as RedisPipeline
+from redis.client import Redis
 from rq.job import JobStatus as RqStatus
 
 from jobs.contract.errors import FailureKind
@@ -29,7 +30,7 @@ class Transitions:
     def __init__(self, redis: Redis, now: Callable[[], float], retention_seconds: int) -> None:
         self._redis, self._now, self._retention_seconds = redis, now, retention_seconds
 
-    def create(self, pipe: Pipeline, record: Record) -> None:
+    def create(self, pipe: RedisPipeline, record: Record) -> None:
         """Write a new job, which is queued."""
         pipe.hset(rq_keys.job_key(record.id), mapping=rq_registries.encodable(record.fields))
         rq_registries.enqueue(pipe, record, at_front=False)
@@ -42,7 +43,7 @@ class Transitions:
         publish(pipe, record.id, EventKind.QUEUED, {"status": JobStatus.QUEUED})
         pipe.publish(keys.WAKE_CHANNEL, record.queue)
 
-    def claim(self, pipe: Pipeline, record: Record, worker_name: str, token: str, lease_ends_at: float) -> None:
+    def claim(self, pipe: RedisPipeline, record: Record, worker_name: str, token: str, lease_ends_at: float) -> None:
         """Write that a worker takes a queued job."""
         attempt, now = record.starts + 1, self._now()
         rq_registries.dequeue(pipe, record)
@@ -61,7 +62,7 @@ class Transitions:
 
     def complete(
         self,
-        pipe: Pipeline,
+        pipe: RedisPipeline,
         record: Record,
         images: Sequence[ImageRecord],
         usage: Usage,
@@ -78,21 +79,23 @@ class Transitions:
         self._note_estimate(pipe, record)
         self._end(pipe, record, JobStatus.COMPLETED, f"{len(images)} image{'' if len(images) == 1 else 's'}", fields)
 
-    def fail(self, pipe: Pipeline, record: Record, kind: FailureKind, detail: str) -> None:
+    def fail(self, pipe: RedisPipeline, record: Record, kind: FailureKind, detail: str) -> None:
         """Write that a job has failed for good."""
         error = {"kind": kind, "detail": detail}
         fields = {"adm_error": json.dumps(error)}
         self._end(pipe, record, JobStatus.FAILED, f"{kind}: {detail}", fields, error=error)
 
-    def cancel(self, pipe: Pipeline, record: Record) -> None:
+    def cancel(self, pipe: RedisPipeline, record: Record) -> None:
         """Write that a job was cancelled."""
         self._end(pipe, record, JobStatus.CANCELLED)
 
-    def expire(self, pipe: Pipeline, record: Record) -> None:
+    def expire(self, pipe: RedisPipeline, record: Record) -> None:
         """Write that a job was not started in time."""
         self._end(pipe, record, JobStatus.EXPIRED, fields={"adm_expired": "1"})
 
-    def requeue(self, pipe: Pipeline, record: Record, *, expires_at: float | None = None, **fields: int | str) -> None:
+    def requeue(
+        self, pipe: RedisPipeline, record: Record, *, expires_at: float | None = None, **fields: int | str
+    ) -> None:
         """Requeue a running job at the front of its queue.
 
         It expires at `expires_at`, by default after the retention time of ended jobs.
@@ -101,13 +104,13 @@ class Transitions:
         self._put_back(pipe, record, RqStatus.QUEUED, expires_at, fields)
 
     def requeue_later(
-        self, pipe: Pipeline, record: Record, due_at: float, *, expires_at: float, **fields: int | str
+        self, pipe: RedisPipeline, record: Record, due_at: float, *, expires_at: float, **fields: int | str
     ) -> None:
         """Delay a running job until due_at, in Redis' time; then it enters its queue at the back."""
         rq_registries.delay(pipe, record, due_at)
         self._put_back(pipe, record, RqStatus.SCHEDULED, expires_at, fields)
 
-    def enqueue_delayed(self, pipe: Pipeline, record: Record) -> None:
+    def enqueue_delayed(self, pipe: RedisPipeline, record: Record) -> None:
         """Put a delayed job into its queue."""
         rq_registries.dequeue(pipe, record)
         rq_registries.enqueue(pipe, record, at_front=False)
@@ -115,7 +118,7 @@ class Transitions:
         pipe.publish(keys.WAKE_CHANNEL, record.queue)
 
     def retry_or_fail(
-        self, pipe: Pipeline, record: Record, kind: FailureKind, detail: str, **fields: int | str
+        self, pipe: RedisPipeline, record: Record, kind: FailureKind, detail: str, **fields: int | str
     ) -> JobStatus:
         """Spend a retry, or fail the job if none is left; return its new status."""
         if record.retries_left > 0:
@@ -126,7 +129,7 @@ class Transitions:
 
     def _put_back(
         self,
-        pipe: Pipeline,
+        pipe: RedisPipeline,
         record: Record,
         status: RqStatus,
         expires_at: float | None,
@@ -154,7 +157,7 @@ class Transitions:
 
     def _end(
         self,
-        pipe: Pipeline,
+        pipe: RedisPipeline,
         record: Record,
         status: JobStatus,
         detail: str = "",
@@ -185,7 +188,7 @@ class Transitions:
         pipe.expire(rq_keys.job_key(record.id), self._retention_seconds)
         pipe.expire(keys.events(record.id), self._retention_seconds)
 
-    def _note_estimate(self, pipe: Pipeline, record: Record) -> None:
+    def _note_estimate(self, pipe: RedisPipeline, record: Record) -> None:
         """Record the ratio of a job's actual to its estimated time, for the bias and error of later ones."""
         if record.estimated_seconds:
             ratio = (self._now() - record.created_at) / record.estimated_seconds
@@ -193,7 +196,7 @@ class Transitions:
             pipe.ltrim(keys.estimate_ratios(record.pipeline), 0, RATIOS_KEPT - 1)
 
 
-def move(pipe: Pipeline, record: Record, old: JobStatus, new: JobStatus) -> None:
+def move(pipe: RedisPipeline, record: Record, old: JobStatus, new: JobStatus) -> None:
     """Move a job between the indexes by status."""
     for index in keys.indexes(old, record.caller):
         pipe.zrem(index, record.index_member)
@@ -201,7 +204,7 @@ def move(pipe: Pipeline, record: Record, old: JobStatus, new: JobStatus) -> None
         pipe.zadd(index, {record.index_member: 0})
 
 
-def count_work(pipe: Pipeline, record: Record, where: str, sign: int) -> None:
+def count_work(pipe: RedisPipeline, record: Record, where: str, sign: int) -> None:
     """Add a job's row steps to a counter (sign -1: subtract), and for a queued job its cost to its caller's counter."""
     rank = rank_of(record.priority, record.work)
     if record.caller and where != RUNNING:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
-from redis.client import Pipeline, Redis
+from redis.client import Pipeline as RedisPipeline
+from redis.client import Redis
 
 from jobs.redis import keys
 from jobs.redis.clock import RedisClock
@@ -65,7 +66,7 @@ def all_of(due: Sequence[Delivery]) -> Choice:
     return Choice(due, {})
 
 
-def enqueue(pipe: Pipeline, member: str, job_id: str, status: str, url: str, now: float, caller: str = "") -> None:
+def enqueue(pipe: RedisPipeline, member: str, job_id: str, status: str, url: str, now: float, caller: str = "") -> None:
     """Queue a delivery, in the transaction of the change itself; `member`: the job's index member."""
     id = f"msg_{member}"
     fields = {"job_id": job_id, "status": status, "url": url, "created_at": repr(now), "attempts": "0", "error": ""}

@@ -8,7 +8,8 @@ import zlib
 from collections.abc import Callable
 from typing import Any, cast
 
-from redis.client import Pipeline, Redis
+from redis.client import Pipeline as RedisPipeline
+from redis.client import Redis
 
 from jobs.contract.request import JobRequest
 from jobs.queue.announcements import announce_pipelines
@@ -199,7 +200,7 @@ class Faults:
         body = {"model": ORPHANED_PIPELINE, "class_label": "torus", "steps": 3}
         job_id = queue.submitter.submit(JobRequest.parse(json.dumps(body).encode())).job.id
 
-        def spoil(pipe: Pipeline) -> None:
+        def spoil(pipe: RedisPipeline) -> None:
             fields = cast(dict[bytes, bytes], pipe.hgetall(rq_keys.job_key(job_id)))
             data = change(json.loads(zlib.decompress(fields[b"data"])))
             posted = Record.parse(job_id, fields)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.client import Pipeline
+from redis.client import Pipeline as RedisPipeline
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
@@ -20,7 +20,7 @@ KEY = job_key("j")
 
 
 def by_ledger(redis: Redis) -> None:
-    def decide(pipe: Pipeline, record: Record | None) -> None:
+    def decide(pipe: RedisPipeline, record: Record | None) -> None:
         pipe.hset(KEY, "a", "1")
 
     Ledger(redis, 60).change("j", decide)

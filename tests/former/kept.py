@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from redis import Redis
-from redis.client import Pipeline
+from redis.client import Pipeline as RedisPipeline
 
 from jobs.redis import keys
 
@@ -54,7 +54,7 @@ def lay_down(version: str, redis: Redis, store: Path) -> Kept:
     return Kept(version, **recorded["jobs"])
 
 
-def write(pipe: Pipeline, key: bytes, kind: str, value: Any) -> None:
+def write(pipe: RedisPipeline, key: bytes, kind: str, value: Any) -> None:
     match kind:
         case "string":
             pipe.set(key, b64decode(value))

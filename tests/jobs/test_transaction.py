@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
-from redis.client import Pipeline
+from redis.client import Pipeline as RedisPipeline
 from redis.exceptions import RedisError, ResponseError
 
 from jobs.queue.availability import is_unavailable
@@ -34,7 +34,7 @@ def write(redis: Redis) -> None:
     redis.hset(KEY, mapping={b"a": b"1", b"\xff b": b"\0\r\n"})
 
 
-def gathered(redis: Redis) -> Pipeline:
+def gathered(redis: Redis) -> RedisPipeline:
     pipe = redis.pipeline()
     pipe.hset(KEY, mapping=encodable({"a": 2, "c": 0.5}))
     pipe.rpush("list", "x y")
@@ -112,7 +112,7 @@ def test_server_that_takes_no_writes_counts_as_unavailable_and_nothing_is_writte
 def test_change_is_decided_again_when_another_was_faster(redis: Redis) -> None:
     seen = []
 
-    def decide(pipe: Pipeline, record: Record | None) -> str:
+    def decide(pipe: RedisPipeline, record: Record | None) -> str:
         status = "" if record is None else record.class_name or ""
         seen.append(status)
         if len(seen) == 1:

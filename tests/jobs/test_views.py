@@ -5,7 +5,7 @@ from uuid import uuid4
 
 import pytest
 from redis import Redis
-from redis.client import Pipeline
+from redis.client import Pipeline as RedisPipeline
 from redis.exceptions import NoPermissionError
 
 from jobs.callers.keyring import KeyStore
@@ -39,7 +39,7 @@ def test_views_show_jobs_fleet_and_load_by_reading_alone(redis: Redis, reader: R
     ledger = desk.queue.ledger
     running, queued = desk.post(ANN)[0], desk.post(BOB)[0]
 
-    def claim(pipe: Pipeline, record: Record | None) -> None:
+    def claim(pipe: RedisPipeline, record: Record | None) -> None:
         assert record is not None
         ledger.transitions.claim(pipe, record, "cpu-0", uuid4().hex, ledger.now() + 100)
 

@@ -6,7 +6,7 @@ from typing import cast
 
 import pytest
 from redis import Redis
-from redis.client import Pipeline
+from redis.client import Pipeline as RedisPipeline
 
 from jobs.contract.caller import ANONYMOUS
 from jobs.contract.errors import ErrorKind, FailureKind, RefusedError, UnavailableError
@@ -129,7 +129,7 @@ def test_job_that_was_requeued_while_it_was_swept_stays_and_expires_later(
     is_due(redis, job_id)
     redis.hset(rq_keys.job_key(job_id), "adm_expires_at", time.time() + 10)  # so that the worker below takes it
 
-    def requeue_meanwhile(job_id: str, decide: Callable[[Pipeline, Record | None], bool]) -> bool:
+    def requeue_meanwhile(job_id: str, decide: Callable[[RedisPipeline, Record | None], bool]) -> bool:
         inbox.results.requeue(bench.claim(inbox)[0])
         return change(job_id, decide)
 
