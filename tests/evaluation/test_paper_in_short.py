@@ -52,8 +52,11 @@ def held_out_clothes(count: int) -> RealImages:
 
 
 def distances(lab: Lab, cell: Cell) -> Tensor:
-    """The distance of each image of a cell to the nearest real one, in the judge's features: low for good images."""
-    return nearest(lab.features(lab.pixels(cell)).pooled, lab.reference.pooled)
+    """The distance of each image of a cell to the nearest real one, in the judge's features: low for good images.
+
+    As a logarithm, so that one odd image does not outweigh all others.
+    """
+    return nearest(lab.features(lab.pixels(cell)).pooled, lab.reference.pooled).log()
 
 
 def probabilities(lab: Lab, cell: Cell) -> Tensor:
