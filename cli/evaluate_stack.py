@@ -25,6 +25,7 @@ def stack(
     images: Annotated[
         int, typer.Option(min=FEWEST_STACK_IMAGES, help="images of each sampler; the reference has two sets of as many")
     ] = 500,
+    pipeline: Annotated[str | None, typer.Option(help="measure only this pipeline; default all of the stack")] = None,
 ) -> None:
     """Measure each pipeline of a stack with every sampler by the stack's judge, against real images."""
     with refusals():
@@ -36,6 +37,10 @@ def stack(
             refuse_target(json_file, "--json")
         folder = Path(name) if (Path(name) / MANIFEST).exists() else Settings.load().weights / name
         plan = read_stack(folder.absolute())
+        if pipeline is not None:
+            if pipeline not in plan.pipelines:
+                raise ValueError(f"--pipeline: {name} has no {pipeline!r}; there are {', '.join(plan.pipelines)}")
+            plan = plan.only([pipeline])
         real = real_images(against, plan, images)
         with watched() as watch:
             report = StackReport(plan, real, images, watch, print_doubt).measure()

@@ -20,7 +20,7 @@ SAMPLER_IN_REPORT = {
     "DDPM": "ddpm",
 }
 PIPELINES = {"conditional": "demo", "unconditional": "demo-uncond"}
-ROWS = 13
+ROWS = 17
 
 
 def figures_of(stack: Path) -> dict[str, Any]:
