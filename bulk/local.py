@@ -19,7 +19,7 @@ from bulk.base_samples import BaseSamples
 from bulk.chunks import Chunk
 from bulk.errors import BulkError, OptionError
 from bulk.outputs import Output
-from bulk.source import Work, of_chunk
+from bulk.source import ChunkWork, of_chunk
 from jobs.contract.pipelines import PipelineInfo
 from jobs.contract.request import ResolvedRequest
 from jobs.settings import Settings
@@ -69,7 +69,7 @@ class Local:
         except self.refusals as error:
             raise OptionError(("--model", str(error))) from error
 
-    def make(self, work: Work) -> None:
+    def make(self, work: ChunkWork) -> None:
         settings = self.settings.model_copy(update={"pipelines": (work.request.model,)})
         work.on_note("loading")
         if len(self.devices) > 1:
@@ -80,7 +80,7 @@ class Local:
         except self.refusals as error:
             raise BulkError(f"{self.devices[0]}: {error}") from error
 
-    def _make_here(self, settings: Settings, work: Work) -> None:
+    def _make_here(self, settings: Settings, work: ChunkWork) -> None:
         maker = self.open_maker(settings, self.devices[0])
         work.on_numerics(maker.numerics_of(work.request.model))
         work.on_note("")
@@ -146,7 +146,7 @@ def run_tasks(maker: Maker, take: Callable[[], Task | None]) -> None:
 class Devices:
     """One process per device. They request chunks as they have room, so a faster device makes more."""
 
-    def __init__(self, settings: Settings, local: Local, work: Work) -> None:
+    def __init__(self, settings: Settings, local: Local, work: ChunkWork) -> None:
         self._work = work
         self._processes: dict[Connection, tuple[str, BaseProcess]] = {}
         context = get_context("spawn")  # CUDA does not survive a fork

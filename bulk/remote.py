@@ -29,7 +29,7 @@ from adm_client import (
 from bulk.base_samples import BaseSamples
 from bulk.chunks import IMAGES_PER_CHUNK, Chunk
 from bulk.errors import BulkError, OptionError
-from bulk.source import Work, body_of, of_chunk
+from bulk.source import ChunkWork, body_of, of_chunk
 from jobs.contract.pipelines import PipelineInfo
 
 ATTEMPTS = 3  # failures of one chunk's jobs before the run fails
@@ -66,10 +66,10 @@ class Remote:
             raise BulkError(f"--url {self.url}: the service answers {error}") from error
         return PipelineInfo.model_validate_json(found.model_dump_json())
 
-    def make(self, work: Work) -> None:
+    def make(self, work: ChunkWork) -> None:
         asyncio.run(self._make(work))
 
-    async def _make(self, work: Work) -> None:
+    async def _make(self, work: ChunkWork) -> None:
         def note(waited_for: str) -> None:
             work.on_note(f"waiting: {waited_for}" if waited_for else "")
 
@@ -93,7 +93,7 @@ class Remote:
 class Service:
     """One run's jobs at a service."""
 
-    def __init__(self, client: AsyncClient, work: Work) -> None:
+    def __init__(self, client: AsyncClient, work: ChunkWork) -> None:
         self._client, self._work = client, work
 
     async def work_off(self) -> None:

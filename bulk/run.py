@@ -17,7 +17,7 @@ from bulk.errors import BulkError, OptionError, StoppedError
 from bulk.outputs import Output, open_output
 from bulk.progress import shown_progress
 from bulk.run_file import RunFile, parameters
-from bulk.source import Source, Work
+from bulk.source import ChunkWork, Source
 from jobs.contract.errors import InvalidRequestError
 from jobs.contract.pipelines import PipelineInfo, StageInfo
 from jobs.contract.request import JobRequest, ResolvedRequest
@@ -39,7 +39,7 @@ ASKED = (
 
 
 @dataclass(frozen=True)
-class Order:
+class RunOptions:
     """The options of a run; None: the pipeline's default, and for the count the length of the file of classes."""
 
     out: Path
@@ -126,19 +126,19 @@ def option(pointer: str) -> str:
     return {"class_label": "--classes"}.get(name, f"--{name.replace('_', '-').replace('/', '-')}")
 
 
-def run(order: Order, source: Source, console: Console, output: Output | None = None) -> str:
+def run(options: RunOptions, source: Source, console: Console, output: Output | None = None) -> str:
     """Make all missing images and the result; return a summary line.
 
-    output: the store of the images, if it is not given by the order's file name.
-    Raises: BulkError; StoppedError after Ctrl-C. Finished images stay, and the same order resumes from them.
+    output: the store of the images, if it is not given by the file name in the options.
+    Raises: BulkError; StoppedError after Ctrl-C. Finished images stay, and the same options resume from them.
     """
-    output = output or open_output(order.out)
-    pipeline = source.describe(order.model)
-    base = None if order.base_samples is None else read_base_samples(order.base_samples)
-    classes = order.classes_of(pipeline, base)
-    plan = ChunkPlan(order.seed, order.images(classes), classes)
-    request = order.request(classes, pipeline)
-    content = parameters(request, classes, plan.count, order.seed, pipeline)
+    output = output or open_output(options.out)
+    pipeline = source.describe(options.model)
+    base = None if options.base_samples is None else read_base_samples(options.base_samples)
+    classes = options.classes_of(pipeline, base)
+    plan = ChunkPlan(options.seed, options.images(classes), classes)
+    request = options.request(classes, pipeline)
+    content = parameters(request, classes, plan.count, options.seed, pipeline)
     if base is not None:
         content["base_samples"] = base.sha256
     try:
@@ -157,8 +157,8 @@ def run(order: Order, source: Source, console: Console, output: Output | None = 
                 remove_unfinished(output.run_file)
                 make(plan, output, run_file, request, base, source, content["size"], console)
     except OSError as error:
-        raise BulkError(f"--out {order.out}: {error.strerror or error}") from error
-    return summary(order.out, plan, content["size"], run_file) + (", already complete" if was_finished else "")
+        raise BulkError(f"--out {options.out}: {error.strerror or error}") from error
+    return summary(options.out, plan, content["size"], run_file) + (", already complete" if was_finished else "")
 
 
 def make(
@@ -175,7 +175,7 @@ def make(
     done = sum(len(chunk.indices) for chunk in plan.chunks() if output.has(chunk))
     with shown_progress(console) as progress:
         images = progress.add_task("images", total=plan.count, completed=done, note="")
-        work = Work(
+        work = ChunkWork(
             run_file.run_id,
             output,
             size,

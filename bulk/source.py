@@ -17,7 +17,7 @@ OF_NO_PIXEL = {"previews", "priority", "expires_in", "user", "metadata", "webhoo
 
 
 @dataclass(frozen=True)
-class Work:
+class ChunkWork:
     """The missing chunks of a run, and the functions that process them.
 
     request: the fields that they share. base: the base samples that they start from, None for noise. on_numerics gets
@@ -41,7 +41,7 @@ class Source(Protocol):
     def describe(self, model: str) -> PipelineInfo:
         """The announcement of a pipeline. Raises: BulkError if there is none with this name."""
 
-    def make(self, work: Work) -> None:
+    def make(self, work: ChunkWork) -> None:
         """Make and store every chunk of the work. Raises: BulkError; stored chunks stay."""
 
 

@@ -62,7 +62,7 @@ def scores(
     with refusals():
         from cli.generated_samples import SERVICE, is_generated, of_seeds
         from evaluation.extractors import load_extractor
-        from evaluation.report import evaluate, measured, over_seeds, table, width
+        from evaluation.report import evaluate, measure_side, over_seeds, table, width
         from evaluation.score_page import score_page
         from evaluation.sources import takes_size_of_samples
         from evaluation.statistics_file import is_statistics
@@ -81,13 +81,13 @@ def scores(
             # An unusable reference is refused before samples are generated for hours, or measured for minutes.
             if not takes_size_of_samples(against) and (is_generated(samples) or is_statistics(Path(against))):
                 with watched() as watch:
-                    theirs = measured(against, opened, None, watch, "reference", work, strict=strict)
+                    theirs = measure_side(against, opened, None, watch, "reference", work, strict=strict)
             found = []
             for _, source in sources:
                 ours = measured_samples(source, opened, work, url, strict=strict)
                 with watched() as watch:
                     if theirs is None:
-                        theirs = measured(against, opened, width(ours), watch, "reference", work, strict=strict)
+                        theirs = measure_side(against, opened, width(ours), watch, "reference", work, strict=strict)
                     found.append(evaluate(ours, theirs, opened, watch))
             report = found[0].report
             if seeds > 1:
@@ -108,12 +108,12 @@ def measured_samples(
     from rich.console import Console
 
     from cli.generated_samples import generate, is_generated
-    from evaluation.report import measured
+    from evaluation.report import measure_side
 
     if is_generated(source):
         return generate(source, extractor, work, Console(stderr=True), url)
     with watched() as watch:
-        return measured(source, extractor, None, watch, "samples", work, strict=strict)
+        return measure_side(source, extractor, None, watch, "samples", work, strict=strict)
 
 
 @app.command()
@@ -126,7 +126,7 @@ def stats(
     """Measure a reference once, and write its features, moments and provenance."""
     with refusals():
         from evaluation.extractors import Features, load_extractor
-        from evaluation.report import measured
+        from evaluation.report import measure_side
         from evaluation.statistics_file import write_statistics
 
         if out.suffix != ".npz":
@@ -136,7 +136,7 @@ def stats(
         opened = load_extractor(extractor)
         with kept_work() as work:
             with watched() as watch:
-                found = measured(source, opened, None, watch, "pictures", work, strict=strict)
+                found = measure_side(source, opened, None, watch, "pictures", work, strict=strict)
             if not isinstance(found.content, Features):
                 raise ValueError(f"{source}: is a statistics file already, and has no features")
             write_statistics(out, found.content, found.provenance)

@@ -34,7 +34,7 @@ def sweep(
         from cli.sweep import Sweep
         from evaluation.extractors import load_extractor
         from evaluation.html_report import sweep_page
-        from evaluation.report import measured
+        from evaluation.report import measure_side
         from evaluation.sweeps import grid, table
         from jobs.settings import Settings
         from worker import local_worker
@@ -51,7 +51,7 @@ def sweep(
 
             def reference(size: int) -> "Measured":
                 with watched() as watch:
-                    return measured(against, opened, size, watch, "reference", work, strict=False)
+                    return measure_side(against, opened, size, watch, "reference", work, strict=False)
 
             grid_of_settings = Sweep(local, pipeline, settings, images, seed)
             found = grid_of_settings.run(reference, opened, work, Console(stderr=True))

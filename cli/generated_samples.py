@@ -14,7 +14,7 @@ import torch
 from bulk.chunks import Chunk, ChunkPlan
 from bulk.errors import BulkError, OptionError, StoppedError
 from bulk.outputs import Output
-from bulk.run import Order, run
+from bulk.run import RunOptions, run
 from bulk.source import Source
 from evaluation.feature_files import KeptFeatures
 from evaluation.sources import Named, parse_named, whole_number
@@ -106,7 +106,7 @@ def generate(source: str, extractor: "Extractor", work: "Work", console: "Consol
     output = FeatureOutput(kept)
     threads = torch.get_num_threads()  # the engine changes it for its steps; restored for the metrics
     try:
-        run(order_of(named, kept.folder), maker_of(f"{kind}:", settings, url), console, output)
+        run(options_of(named, kept.folder), maker_of(f"{kind}:", settings, url), console, output)
     except OptionError as error:
         raise BulkError(f"{source}: {error.renamed(SETTING_OF)}") from error
     except StoppedError as error:
@@ -143,12 +143,12 @@ def maker_of(kind: str, settings: Settings, url: str | None) -> Source:
     return on_this_machine(settings, local_worker.devices(settings.device)[0], None)
 
 
-def order_of(named: Named, out: Path) -> Order:
-    """The order of adm sample for PIPELINE?KEY=VALUE. Raises: ValueError, one line."""
+def options_of(named: Named, out: Path) -> RunOptions:
+    """The options of adm sample for PIPELINE?KEY=VALUE. Raises: ValueError, one line."""
     upsample = named.settings.get("upsample")
     if upsample not in (None, "yes", "no"):
         raise ValueError(f"{named.name}: upsample={upsample}: must be yes or no")
-    return Order(
+    return RunOptions(
         out=out,
         model=named.name,
         count=whole_number(named, "images", IMAGES, 2),

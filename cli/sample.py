@@ -10,7 +10,7 @@ from cli.failure import one_line_errors
 
 if TYPE_CHECKING:
     from bulk.local import Local
-    from bulk.run import Order
+    from bulk.run import RunOptions
     from bulk.source import Source
     from jobs.settings import Settings
 
@@ -81,7 +81,7 @@ def sample(
 ) -> None:
     """Make thousands of images; after any interruption, the same command resumes."""
     from bulk.errors import BulkError
-    from bulk.run import Order
+    from bulk.run import RunOptions
     from jobs.settings import Settings
 
     with one_line_errors(BulkError):
@@ -90,18 +90,18 @@ def sample(
             "steps": upsample_steps, "sampler": upsample_sampler, "eta": upsample_eta, "strength": upsample_strength,
             "time_grid": upsample_time_grid, "thresholding": upsample_thresholding,
         }  # fmt: skip
-        order = Order(
+        options = RunOptions(
             out=out, model=model or settings.default_model, count=count, classes=classes, seed=seed, steps=steps,
             sampler=sampler, eta=eta, time_grid=time_grid, thresholding=thresholding, guidance_scale=guidance_scale,
             guidance_interval=guidance_interval, guidance_schedule=guidance_schedule, base_samples=base_samples,
             upsample=upsample, upsampler={name: value for name, value in upsampler.items() if value is not None},
         )  # fmt: skip
         if local:
-            typer.echo(f"loading {order.model} ...", err=True)  # before the import of torch, which takes seconds
-        run_to_end(order, on_this_machine(settings, devices, rows) if local else at_service(settings, url, window))
+            typer.echo(f"loading {options.model} ...", err=True)  # before the import of torch, which takes seconds
+        run_to_end(options, on_this_machine(settings, devices, rows) if local else at_service(settings, url, window))
 
 
-def run_to_end(order: "Order", source: "Source") -> None:
+def run_to_end(options: "RunOptions", source: "Source") -> None:
     """Make the images and print where they are; exit with status 130 when interrupted. Raises: BulkError."""
     from rich.console import Console
 
@@ -110,7 +110,7 @@ def run_to_end(order: "Order", source: "Source") -> None:
 
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C
     try:
-        typer.echo(run(order, source, Console(stderr=True)))
+        typer.echo(run(options, source, Console(stderr=True)))
     except StoppedError as error:
         typer.echo(f"adm: {error}", err=True)
         raise typer.Exit(130) from error

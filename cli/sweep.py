@@ -15,7 +15,7 @@ from bulk.chunks import ChunkPlan
 from bulk.errors import BulkError, OptionError, StoppedError
 from bulk.local import Local, Maker, Task, run_tasks
 from bulk.progress import shown_progress
-from bulk.run import Order, missing
+from bulk.run import RunOptions, missing
 from bulk.run_file import RunFile, parameters
 from bulk.source import of_chunk
 from cli.generated_samples import FeatureOutput, measured_output
@@ -96,7 +96,7 @@ class Sweep:
     def _cell(self, setting: Setting, extractor: "Extractor", work: "Work") -> Cell:
         source = f"local:{self.model}?images={self.images}&seed={self.seed}&upsample=no&{setting.query}"
         output = FeatureOutput(work.kept("sweep", source, extractor))
-        order = Order(
+        options = RunOptions(
             output.folder,
             self.model,
             count=self.images,
@@ -110,8 +110,8 @@ class Sweep:
         pipeline = self.local.describe(self.model)
         if not pipeline.classes:
             raise ValueError(f"{self.model}: has no classes, and a sweep makes images of all classes")
-        classes = order.classes_of(pipeline, None)
-        request = order.request(classes, pipeline)
+        classes = options.classes_of(pipeline, None)
+        request = options.request(classes, pipeline)
         content = parameters(request, classes, self.images, self.seed, pipeline)
         run_file = RunFile.begin_or_resume(output, content)
         return Cell(setting, source, request, ChunkPlan(self.seed, self.images, classes), output, run_file)

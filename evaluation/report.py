@@ -110,7 +110,7 @@ def over_seeds(seeds: Sequence[int], reports: Sequence[Mapping[str, Any]]) -> di
     return {"seeds": list(seeds), "metrics": found}
 
 
-def measured(
+def measure_side(
     source: str,
     extractor: Extractor,
     shapes_size: int | None,

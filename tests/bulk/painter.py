@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from bulk.hashed_random import draw
-from bulk.run import Order, run
-from bulk.source import Work
+from bulk.run import RunOptions, run
+from bulk.source import ChunkWork
 from jobs.contract.pipelines import PipelineInfo
 from tests.jobs.samples import DEMO
 
@@ -29,7 +29,7 @@ class Painter:
     def describe(self, model: str) -> PipelineInfo:
         return self._pipeline
 
-    def make(self, work: Work) -> None:
+    def make(self, work: ChunkWork) -> None:
         work.on_numerics("paint")
         for chunk in work.chunks:
             self._before(len(self.made))
@@ -40,9 +40,11 @@ class Painter:
             work.on_images(len(chunk.indices))
 
 
-def sampled(out: Path, source: Painter, **order: Any) -> str:
-    """Run an order, without a screen."""
-    return run(Order(out, "demo", **({"count": 50, "upsample": False} | order)), source, Console(file=io.StringIO()))
+def sampled(out: Path, source: Painter, **options: Any) -> str:
+    """Make a run with these options, without a screen."""
+    return run(
+        RunOptions(out, "demo", **({"count": 50, "upsample": False} | options)), source, Console(file=io.StringIO())
+    )
 
 
 def contents(out: Path) -> dict[str, bytes]:

@@ -39,18 +39,18 @@ def test_images_and_labels_are_those_that_numpy_wrote(tmp_path: Path, dtype: typ
 
 
 def test_run_is_of_all_base_samples_and_of_no_others(tmp_path: Path, base: Path) -> None:
-    out, order = tmp_path / "out.npz", {"count": None, "upsample": None, "base_samples": base}
-    assert "40 images of 64x64" in sampled(out, Painter(), **order)
+    out, options = tmp_path / "out.npz", {"count": None, "upsample": None, "base_samples": base}
+    assert "40 images of 64x64" in sampled(out, Painter(), **options)
     assert "arr_1" not in np.load(out)
     (tmp_path / "out.npz").unlink()
     np.savez(base, IMAGES[::-1])
     with pytest.raises(BulkError, match="the run began with base samples"):
-        sampled(out, Painter(), **order)
+        sampled(out, Painter(), **options)
 
 
 def test_labels_of_base_samples_go_to_an_upsampler_that_takes_them(tmp_path: Path, base: Path) -> None:
-    order = {"count": 30, "upsample": None, "base_samples": base}
-    sampled(tmp_path / "out.npz", Painter(pipeline=LABELLED), **order)
+    options = {"count": 30, "upsample": None, "base_samples": base}
+    sampled(tmp_path / "out.npz", Painter(pipeline=LABELLED), **options)
     assert np.load(tmp_path / "out.npz")["arr_1"].tolist() == [index % 10 for index in range(30)]
     assert json.loads((tmp_path / "out.npz.json").read_text())["parameters"]["classes"] == "of the base samples"
 
@@ -95,7 +95,7 @@ def test_what_is_no_base_samples_is_one_line(tmp_path: Path, write: Callable[[Pa
 
 
 @pytest.mark.parametrize(
-    ("pipeline", "order", "message"),
+    ("pipeline", "options", "message"),
     [
         (BASE_ONLY, {}, "has no upsampler$"),
         (DEMO, {"classes": "0,3"}, "^--classes 0,3: the upsampler of demo takes no class$"),
@@ -107,13 +107,15 @@ def test_what_is_no_base_samples_is_one_line(tmp_path: Path, write: Callable[[Pa
     ],
 )
 def test_run_that_cannot_be_is_one_line(
-    tmp_path: Path, base: Path, pipeline: PipelineInfo, order: dict[str, Any], message: str
+    tmp_path: Path, base: Path, pipeline: PipelineInfo, options: dict[str, Any], message: str
 ) -> None:
     np.savez(tmp_path / "unlabelled.npz", IMAGES)
     np.savez(tmp_path / "others.npz", IMAGES, np.arange(40) % 11)
     np.savez(tmp_path / "small.npz", IMAGES[:, ::2, ::2])
     asked = (
-        {"count": None, "upsample": None} | order | {"base_samples": tmp_path / order.get("base_samples", base.name)}
+        {"count": None, "upsample": None}
+        | options
+        | {"base_samples": tmp_path / options.get("base_samples", base.name)}
     )
     with pytest.raises(BulkError, match=message):
         sampled(tmp_path / "out.npz", Painter(pipeline=pipeline), **asked)

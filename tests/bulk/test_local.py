@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bulk.errors import BulkError
 from bulk.local import Local
-from bulk.run import Order, run
+from bulk.run import RunOptions, run
 from diffusion.tables import take_step
 from engine import stage
 from jobs.settings import Settings
@@ -34,10 +34,10 @@ EVERY = (
 RUN = ("--local", "--count", "96", "--steps", "25", "--no-upsample", "--classes", "0,3")
 
 
-def sampled(settings: Settings, out: Path, *on: str, **order: object) -> str:
+def sampled(settings: Settings, out: Path, *on: str, **options: object) -> str:
     source = Local(settings, on or ("cpu",), pipeline_of, LocalWorker, REFUSALS)
-    asked = {"model": "demo", "count": 40} | QUICK | order
-    return run(Order(out, **asked), source, Console(file=io.StringIO()))  # type: ignore[arg-type]  # as options come
+    asked = {"model": "demo", "count": 40} | QUICK | options
+    return run(RunOptions(out, **asked), source, Console(file=io.StringIO()))  # type: ignore[arg-type]  # as options come
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from bulk.errors import BulkError
 from bulk.remote import Remote
-from bulk.run import Order, run
+from bulk.run import RunOptions, run
 from jobs.callers.keyring import IN_FORCE_SECONDS, NEEDED, KeyStore
 from jobs.contract.caller import Role
 from jobs.contract.errors import FailureKind
@@ -88,9 +88,9 @@ def toy(kind: type[ToyWorker], redis_server: RedisServer, settings: Settings) ->
     own.close()
 
 
-def sampled(out: Path, address: str, window: int = 32, **order: object) -> str:
-    asked = {"model": "demo", "count": 40, "upsample": False} | order
-    return run(Order(out, **asked), Remote(address, window), Console(file=io.StringIO()))  # type: ignore[arg-type]  # as options come
+def sampled(out: Path, address: str, window: int = 32, **options: object) -> str:
+    asked = {"model": "demo", "count": 40, "upsample": False} | options
+    return run(RunOptions(out, **asked), Remote(address, window), Console(file=io.StringIO()))  # type: ignore[arg-type]  # as options come
 
 
 def in_background(action: Callable[[], object]) -> list[BaseException | None]:
@@ -132,8 +132,8 @@ def test_key_of_the_environment_opens_a_service_that_asks_for_one(
         try:
             with pytest.raises(BulkError, match=r"401: .*ADM_API_KEY"):
                 sampled(tmp_path / "none.npz", common_address, count=2)
-            order = Order(tmp_path / "two.npz", "demo", count=2, steps=3, upsample=False)
-            run(order, Remote(common_address, 32, key), Console(file=io.StringIO()))
+            options = RunOptions(tmp_path / "two.npz", "demo", count=2, steps=3, upsample=False)
+            run(options, Remote(common_address, 32, key), Console(file=io.StringIO()))
         finally:
             (common.data / NEEDED).unlink()
             redis.delete(keys.API_KEYS, keys.API_KEYS_VERSION)
@@ -258,10 +258,12 @@ def test_run_whose_pipeline_has_no_worker_any_more_waits_and_says_so(
     address: str, settings: Settings, redis_server: RedisServer, tmp_path: Path
 ) -> None:
     screen = io.StringIO()
-    order = Order(tmp_path / "samples.npz", "demo", 40, upsample=False)
+    options = RunOptions(tmp_path / "samples.npz", "demo", 40, upsample=False)
     with toy(ToyWorker, redis_server, settings):
         pass
-    ended = in_background(lambda: run(order, Remote(address, 32), Console(file=screen, force_terminal=True, width=150)))
+    ended = in_background(
+        lambda: run(options, Remote(address, 32), Console(file=screen, force_terminal=True, width=150))
+    )
     eventually(lambda: "waiting: no worker serves the pipeline" in screen.getvalue(), "the screen says so")
     assert not ended
     with toy(FailingWorker, redis_server, settings):

@@ -1,4 +1,4 @@
-"""A run from order to result, with a source of plain colours: what is kept, refused, resumed."""
+"""A run from options to result, with a source of plain colours: what is kept, refused, resumed."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from bulk.chunks import ChunkPlan
 from bulk.classes import parse_classes
 from bulk.disk import sole_run
 from bulk.errors import BulkError, StoppedError
-from bulk.run import Order, run
+from bulk.run import RunOptions, run
 from tests.bulk.painter import Painter, contents, painted, sampled
 from tests.jobs.samples import DEMO
 
@@ -126,7 +126,7 @@ def test_bar_says_how_far_the_run_is_and_when_it_ends(tmp_path: Path) -> None:
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=120)
     with pytest.raises(StoppedError):
-        run(Order(tmp_path / "samples.npz", "demo", 50, "0", upsample=False), Painter(stop_before(2)), console)
+        run(RunOptions(tmp_path / "samples.npz", "demo", 50, "0", upsample=False), Painter(stop_before(2)), console)
     assert re.search(r"images.*32/50.*ETA.*\d:\d\d:\d\d", screen.getvalue())
 
 
@@ -144,8 +144,8 @@ def test_log_says_now_and_then_how_far_the_run_is(tmp_path: Path, monkeypatch: p
         while not re.fullmatch(rf"images: {made} of 50(, \d:\d\d:\d\d left)?\n", line := lines.get(timeout=60)):
             assert re.fullmatch(r"images: \d+ of 50(, \d:\d\d:\d\d left)?\n", line)
 
-    order = Order(tmp_path / "samples.npz", "demo", 50, "0", upsample=False)
-    run(order, Painter(wait_for_line), Console(file=Log()))
+    options = RunOptions(tmp_path / "samples.npz", "demo", 50, "0", upsample=False)
+    run(options, Painter(wait_for_line), Console(file=Log()))
 
 
 @pytest.mark.parametrize("form", FORMS)

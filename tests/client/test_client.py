@@ -298,6 +298,7 @@ def test_line_end_after_a_key_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> No
     """Files and secrets of Kubernetes often end with one, and a header cannot have it."""
     monkeypatch.setenv("ADM_API_KEY", "from-a-file\n")
     with Client() as adm:
+        # what would be sent; no service listens at this address
         assert adm._http.headers["Authorization"] == "Bearer from-a-file"
 
 

@@ -119,6 +119,7 @@ def test_international_name_is_resolved_in_its_encoded_form(
 
     async def send() -> None:
         async with httpx2.AsyncClient(trust_env=False) as client:
+            # one try, without the pauses between tries
             await sender._post(client, Delivery("msg_1", "gone", "completed", url, 0))
 
     asyncio.run(send())

@@ -28,6 +28,7 @@ from service.batches import Batches
 from service.main import listen
 from service.protocol import Limits, limited
 from service.serving import Server
+from service.starts import Starts
 from tests.waiting import eventually
 from tests.worker.conftest import Bench, OpenInbox
 from tests.worker.programs import Shift
@@ -38,7 +39,9 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 WAY = re.compile(r"^## The way of .*?(?=^## )", re.MULTILINE | re.DOTALL)
-ARRIVALS = {each.__code__ for each in (Batches.ask, transaction.commit, Engine.add, UNet.forward, ImageStore.put)}
+ARRIVALS = {
+    each.__code__ for each in (Starts.add, Batches.ask, transaction.commit, Engine.add, UNet.forward, ImageStore.put)
+}
 PACKAGES = {"service", "jobs", "worker", "engine"}  # not models/ and diffusion/, where the way ends
 BODY = {"class_label": "torus", "steps": 2, "upsample": {"steps": 1}}
 

@@ -14,9 +14,11 @@ from jobs.contract.job import ImageRecord, Progress, Usage
 from jobs.contract.sweeps import Sweep
 from jobs.queue.announcements import announce_pipelines
 from jobs.queue.events import Preview
+from jobs.redis import keys
 from jobs.settings import Settings
 from jobs.storage.images import ImageStore
 from tests.jobs.samples import DEMO, DEMO_UNCOND, png, worker_info
+from tests.waiting import eventually
 from tests.worker.names import owned
 from worker.claim import Cancel, Claim, Submit
 from worker.inbox import Inbox
@@ -73,7 +75,22 @@ class Painter:
     def step(self, claim: Claim, stage: str, step: int, steps: int, grey: int) -> None:
         for index in claim.request.indices:
             self.inbox.reports.preview(claim, Preview(index, stage, step, steps, png(grey, 4)))
-        self.inbox.reports.progress((claim, Progress(stage=stage, step=step, steps=steps, fraction=step / (2 * steps))))
+        self._report(claim, stage, step, steps)
+
+    def step_reported(self, claim: Claim, stage: str, step: int, steps: int, grey: int) -> None:
+        """Take a step, and report it until the report is published: one soon after another is dropped."""
+        self.step(claim, stage, step, steps, grey)
+
+        def is_published() -> bool:
+            reported = self._report(claim, stage, step, steps)
+            return self._redis.get(keys.progress(claim.job_id)) == reported.model_dump_json().encode()
+
+        eventually(is_published, f"step {step} of {claim.job_id} is reported")
+
+    def _report(self, claim: Claim, stage: str, step: int, steps: int) -> Progress:
+        progress = Progress(stage=stage, step=step, steps=steps, fraction=step / (2 * steps))
+        self.inbox.reports.progress((claim, progress))
+        return progress
 
     def finish(self, claim: Claim, results: dict[str, Any] | None = None) -> list[ImageRecord]:
         records = []

@@ -1,7 +1,6 @@
 """The page in a real Chromium follows its jobs: pictures as they form, ends, losses of worker and service."""
 
 import re
-import time
 from hashlib import sha256
 from pathlib import Path
 
@@ -176,8 +175,7 @@ def test_silent_worker_is_reported_instead_of_a_time_left(page: Page, painter: P
     claim = generate(page, painter)
     painter.step(claim, "base", 1, 9, grey=9)
     expect(page.locator("#progress-text")).to_have_text("Base step 1 of 9")
-    time.sleep(0.6)  # progress is passed on a few times a second
-    painter.step(claim, "base", 2, 9, grey=9)
+    painter.step_reported(claim, "base", 2, 9, grey=9)
     hint = page.locator("#progress-hint")
     expect(hint).to_contain_text("left")
     page.clock.fast_forward(20_000)
@@ -187,8 +185,7 @@ def test_silent_worker_is_reported_instead_of_a_time_left(page: Page, painter: P
             r"lease ends."
         )
     )
-    time.sleep(0.6)
-    painter.step(claim, "base", 3, 9, grey=9)
+    painter.step_reported(claim, "base", 3, 9, grey=9)
     expect(hint).to_contain_text("left")
 
 

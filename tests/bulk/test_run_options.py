@@ -1,4 +1,4 @@
-"""Orders of runs: what is refused before anything is made, and which settings a run takes."""
+"""Options of runs: what is refused before anything is made, and which settings a run takes."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.jobs.samples import BASE_ONLY
 
 
 @pytest.mark.parametrize(
-    ("order", "message"),
+    ("options", "message"),
     [
         ({"count": None}, "--count: is required unless --classes is a file"),
         ({"sampler": "euler"}, "--sampler: unknown sampler 'euler'"),
@@ -23,11 +23,11 @@ from tests.jobs.samples import BASE_ONLY
         ({"classes": "none", "guidance_scale": 2.0}, "--guidance-scale: must be 0 without a class"),
     ],
 )
-def test_wrong_order_is_refused_by_its_option_before_anything_is_written(
-    tmp_path: Path, order: dict[str, object], message: str
+def test_wrong_option_is_refused_by_its_name_before_anything_is_written(
+    tmp_path: Path, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises(BulkError) as caught:
-        sampled(tmp_path / "samples.npz", Painter(), **order)
+        sampled(tmp_path / "samples.npz", Painter(), **options)
     assert message in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
