@@ -96,7 +96,9 @@ def key_store() -> Iterator["KeyStore"]:
             with connect_redis(settings.redis_address) as redis:
                 yield KeyStore(redis)
         except RedisError as error:
-            raise KeyringError(f"ADM_REDIS_URL: Redis cannot be reached ({error}); keys are kept there") from error
+            raise KeyringError(
+                f"ADM_REDIS_URL: Redis cannot be reached ({error}); keys are kept there. adm up starts one"
+            ) from error
 
 
 def log_change(action: str, record: "KeyRecord") -> None:

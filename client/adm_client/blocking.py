@@ -229,8 +229,9 @@ class Job:
         announced = next((each for each in self.state.images if each.index == index), None)
         return png if announced is None else checked(png, announced)
 
-    def save(self, folder: Path) -> list[Path]:
+    def save(self, folder: str | Path) -> list[Path]:
         """Write its images into a folder, as ID-INDEX.png."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"{self.id}-{each.index}.png" for each in self.state.images]
         for path, image in zip(paths, self.state.images, strict=True):

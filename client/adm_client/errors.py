@@ -40,20 +40,26 @@ class RefusedError(ClientError):
     errors: {"pointer", "detail"} of each wrong field.
     """
 
-    def __init__(self, status: int, kind: str, detail: str, errors: Sequence[Mapping[str, str]]) -> None:
-        hint = " (the key was taken from api_key= or ADM_API_KEY)" if status in KEY_STATUSES else ""
+    def __init__(
+        self, status: int, kind: str, detail: str, errors: Sequence[Mapping[str, str]], *, has_key: bool = True
+    ) -> None:
+        hint = ""
+        if status in KEY_STATUSES:
+            hint = " (the key was taken from api_key= or ADM_API_KEY)" if has_key else " (set api_key= or ADM_API_KEY)"
         super().__init__(f"{status}: {detail}{hint}")
         self.status, self.kind, self.detail, self.errors = status, kind, detail, errors
 
     @classmethod
     def of(cls, response: httpx2.Response) -> "RefusedError":
         """Parse an error answer: RFC 9457 from the service, or any form from a proxy before it."""
+        has_key = "Authorization" in response.request.headers
         try:
             problem = response.json()
             kind = str(problem.get("type", "")).rpartition(":")[2]
-            found = cls(response.status_code, kind, str(problem["detail"]), problem.get("errors") or ())
+            detail, errors = str(problem["detail"]), problem.get("errors") or ()
+            found = cls(response.status_code, kind, detail, errors, has_key=has_key)
         except (ValueError, KeyError, TypeError, AttributeError):
-            found = cls(response.status_code, "", response.reason_phrase, ())
+            found = cls(response.status_code, "", response.reason_phrase, (), has_key=has_key)
         return found
 
 

@@ -60,8 +60,9 @@ class Grid:
         """All images in one labelled picture, once every cell has ended."""
         return opened(self._client.send(calls.sheet(self.id)))
 
-    def save(self, folder: Path) -> list[Path]:
+    def save(self, folder: str | Path) -> list[Path]:
         """Write the sheet as ID-sheet.png, and each existing image as ID-ROW-COLUMN.png."""
+        folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         sheet = folder / f"{self.id}-sheet.png"
         sheet.write_bytes(self._client.send(calls.sheet(self.id)))

@@ -141,7 +141,7 @@ def test_job_is_waited_for_cancelled_and_deleted(adm: Client, worker: ToyWorker)
 
 def test_images_are_saved_under_the_jobs_name(adm: Client, tmp_path: Path) -> None:
     job = adm.submit(class_label=4, n=2).wait()
-    paths = job.save(tmp_path / "out")
+    paths = job.save(str(tmp_path / "out"))
     assert [each.name for each in paths] == [f"{job.id}-0.png", f"{job.id}-1.png"]
     assert [each.read_bytes() for each in paths] == [png(0), png(1)]
 
@@ -292,6 +292,14 @@ def test_key_is_sent_from_the_argument_or_the_environment(monkeypatch: pytest.Mo
         # what would be sent; no service listens at these addresses
         sent = [each._http.headers["Authorization"] for each in (first, second)]
     assert sent == ["Bearer from-the-environment", "Bearer given"]
+
+
+@pytest.mark.parametrize(("key", "hint"), [(None, "set api_key= or ADM_API_KEY"), ("wrong", "the key was taken from")])
+def test_refusal_says_whether_a_key_was_sent(key: str | None, hint: str) -> None:
+    request = httpx2.Request("GET", "http://127.0.0.1/", headers={} if key is None else {"Authorization": key})
+    refused = RefusedError.of(httpx2.Response(401, json={"detail": "a key is needed"}, request=request))
+    assert hint in str(refused)
+    assert refused.detail == "a key is needed"
 
 
 def test_line_end_after_a_key_is_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:

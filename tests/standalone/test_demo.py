@@ -78,3 +78,11 @@ def test_contact_sheet_shows_every_image_enlarged_without_smoothing() -> None:
     assert sheet.width == 5 * (TILE_PX + MARGIN_PX) + MARGIN_PX
     seen = {colour for _, colour in sheet.getcolors(1 << 20) or []}
     assert set(colours) <= seen
+
+
+def test_contact_sheet_shows_the_middle_square_that_training_uses() -> None:
+    wide = Image.new("RGB", (300, 100), "red")
+    wide.paste("lime", (100, 0, 200, 100))
+    seen = {colour for _, colour in contact_sheet([Tile(wide, "", "")]).getcolors(1 << 20) or []}
+    assert (0, 255, 0) in seen
+    assert (255, 0, 0) not in seen
