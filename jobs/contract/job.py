@@ -105,7 +105,7 @@ class Job(View):
     object: Literal["job"] = "job"
     status: JobStatus
     created_at: float = Field(description="Unix seconds, as are all times")
-    started_at: float | None
+    started_at: float | None = Field(description="begin of its latest attempt; null until a worker takes it")
     ended_at: float | None
     expires_at: float = Field(
         description="queued: when it expires; in progress: the earliest time of its removal; "
