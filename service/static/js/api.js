@@ -83,7 +83,7 @@ export function parse(text) {
 /** A request as JSON, with its seed as a number again; a seed that is not a whole number is sent as typed, and the service refuses it. */
 export function write(request, indent = 0) {
   const lines = Object.entries(request).map(([key, value]) => {
-    const text = key === "seed" && /^\d+$/.test(value) ? value.replace(/^0+(?=\d)/, "") : JSON.stringify(value);
+    const text = key === "seed" && /^-?\d+$/.test(value) ? value.replace(/^(-?)0+(?=\d)/, "$1") : JSON.stringify(value);
     return `${JSON.stringify(key)}: ${text}`;
   });
   if (indent === 0) return `{${lines.join(", ")}}`;

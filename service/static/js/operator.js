@@ -3,6 +3,7 @@
 import { call } from "./api.js";
 import { byId, element, setText } from "./dom.js";
 import { counted, duration } from "./format.js";
+import { isAsking, watchKey } from "./signin.js";
 import { Throughput } from "./throughput.js";
 
 const ASK_MS = 2000;
@@ -77,12 +78,12 @@ function showFigures(workers, load) {
     ["Jobs queued", String(load.pipelines.reduce((sum, each) => sum + each.queued, 0))],
     ["Jobs running", String(load.in_progress)],
     ["Occupancy", workers.length === 0 ? "no worker" : percent(shares.length === 0 ? null : shares.reduce((a, b) => a + b) / shares.length)],
-    ["Images a minute", rate === null ? "…" : rate >= 10 ? String(Math.round(rate)) : rate.toFixed(1)],
+    [throughput.isYoung ? "Images a minute since this page was opened" : "Images a minute", rate === null ? "…" : rate >= 10 ? String(Math.round(rate)) : rate.toFixed(1)],
     ["Jobs ended in the last minute", String(load.ended_in_last_minute)],
   ];
   byId("figures").replaceChildren(...figures.map(([term, value]) => element("div", {}, element("dt", {}, term), element("dd", {}, value))));
   byId("throughput").querySelector("polyline").setAttribute("points", throughput.points);
-  setText(byId("throughput-title"), `Images of completed jobs a minute, over the last minutes; at most ${throughput.highest.toFixed(1)}`);
+  setText(byId("throughput-title"), `Images of completed jobs a minute, over the last minutes since this page was opened; at most ${throughput.highest.toFixed(1)}`);
 }
 
 function showState(state, text) {
@@ -91,7 +92,7 @@ function showState(state, text) {
 }
 
 async function ask() {
-  if (asking) return;
+  if (asking || isAsking()) return;
   asking = true;
   try {
     const [{ data: workers }, load] = await Promise.all([call("GET", "/v1/workers"), call("GET", "/v1/queue")]);
@@ -113,10 +114,11 @@ async function begin() {
     const { role } = await call("GET", "/v1/caller");
     if (role !== "operator") return showState("unavailable", "This view is for keys of the role operator; yours is of another role.");
   } catch (problem) {
-    return showState("unavailable", problem.status === 401 ? "Sign in on the page of images first, in this tab." : problem.message);
+    return showState("unavailable", problem.status === 401 ? "Sign in with a key of the role operator." : problem.message);
   }
   setInterval(() => { if (!document.hidden) ask(); }, ASK_MS);
   return ask();
 }
 
+watchKey();
 begin();

@@ -4,6 +4,7 @@ import { call, ROOT } from "./api.js";
 import { byId, element, setText } from "./dom.js";
 import { capital, counted } from "./format.js";
 import { showPicture } from "./pictures.js";
+import { isAsking, watchKey } from "./signin.js";
 
 const ASK_MS = 5000;
 const SERIES = 6; // colours of runs.css
@@ -102,6 +103,7 @@ function row(run) {
 }
 
 async function ask() {
+  if (isAsking()) return;
   try {
     const { data } = await call("GET", "/v1/runs");
     const newest = data.find((run) => run.step > 0) ?? data[0];
@@ -117,9 +119,10 @@ async function ask() {
       byId("grids").replaceChildren(...runs.filter((run) => run.previews.length > 0).map(grid));
     }
   } catch (problem) {
-    setText(byId("state"), capital(problem.message));
+    setText(byId("state"), problem.status === 401 ? "Sign in with a key of the role operator." : capital(problem.message));
   }
 }
 
+watchKey();
 ask();
 setInterval(() => { if (!document.hidden) ask(); }, ASK_MS);

@@ -30,6 +30,11 @@ export class Throughput {
     return ((last.count - first.count) * 60_000) / (last.at - first.at);
   }
 
+  /** Whether the readings do not yet span the time over which a rate is taken. */
+  get isYoung() {
+    return this.#readings.at(-1).at - this.#readings[0].at < WINDOW_MS;
+  }
+
   get highest() {
     return Math.max(0, ...this.#rates);
   }

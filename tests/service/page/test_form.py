@@ -102,6 +102,26 @@ def test_refused_field_says_why_beside_itself(
     assert generate(page, painter).request.model_dump()[name] == 9
 
 
+@pytest.mark.refused(422)
+def test_negative_seed_is_refused_in_the_words_of_the_api(page: Page, painter: Painter, client: httpx2.Client) -> None:
+    open_page(page)
+    page.get_by_label("Seed").fill("-1")
+    page.get_by_role("button", name="Generate").click()
+    (error,) = client.post("/v1/jobs", json=body(seed=-1)).json()["errors"]
+    expect(page.locator("[data-field=seed] .field-error")).to_have_text(error["detail"])
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_number_of_six_digits_fits_its_field(page: Page, painter: Painter, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+    open_page(page)
+    for name in ("Steps", "Images"):
+        field = page.get_by_label(name, exact=True)
+        field.fill("100000")
+        field.hover()  # with the buttons that step it, which take room
+        assert field.evaluate("e => e.scrollWidth <= e.clientWidth"), name
+
+
 @pytest.mark.process
 def test_refusal_of_no_field_is_shown_with_the_time_to_try_again(
     browser: Browser, painter: Painter, service_settings: Settings

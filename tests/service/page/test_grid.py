@@ -137,3 +137,31 @@ def test_grid_needs_no_horizontal_scroll_of_the_page_on_a_phone(page: Page, pain
     make(page)
     expect(page.locator(".grid-cell")).to_have_count(16)
     assert no_horizontal_scroll(page)
+
+
+def test_labels_break_inside_no_word_or_number_on_a_phone(page: Page, painter: Painter) -> None:
+    page.set_viewport_size({"width": 390, "height": 844})
+    open_grid(page)
+    fill_axes(page, "guidance_scale", "0, 1, 2, 4, 8", "seed", f"10, {2**63 - 1}")
+    make(page)
+    labels = page.locator("#grid-table :is(th, thead td)")
+    expect(labels).to_have_count(8)
+    for label in labels.all():
+        one_line = "e => e.firstChild && (r => (r.selectNodeContents(e), r.getClientRects().length))(new Range()) === 1"
+        assert label.evaluate(one_line), label.inner_text()
+        assert label.evaluate("e => e.scrollWidth <= e.clientWidth"), label.inner_text()
+    assert no_horizontal_scroll(page)
+
+
+def test_name_of_the_rows_stands_apart_from_the_columns(page: Page, painter: Painter) -> None:
+    open_grid(page)
+    fill_axes(page, "guidance_scale", "0, 1, 4", "steps", "5, 25")
+    make(page)
+    corner, first = page.locator("#grid-table thead td"), page.locator("#grid-table thead th").first
+    expect(corner).to_have_text("Steps")
+    ends = corner.evaluate("e => (r => (r.selectNodeContents(e), r.getBoundingClientRect().right))(new Range())")
+    starts = first.bounding_box()
+    assert starts is not None
+    assert starts["x"] - ends > 18  # more than a space between words
+    weight = "e => getComputedStyle(e).fontWeight"
+    assert corner.evaluate(weight) == page.locator("#grid-table caption").evaluate(weight) != first.evaluate(weight)

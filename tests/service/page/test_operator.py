@@ -104,7 +104,20 @@ def test_user_is_neither_shown_the_way_nor_anything_there(
 
 
 @pytest.mark.refused(401)
-def test_stranger_is_sent_to_sign_in_first(page: Page, painter: Painter, make_key: MakeKey) -> None:
-    make_key()
+def test_stranger_signs_in_on_the_page_itself(page: Page, painter: Painter, make_key: MakeKey) -> None:
+    headers = make_key("root", Role.OPERATOR)
+    sign_in(page, headers, "/operator")
+    expect(page.locator("#fleet")).to_have_text("Live, 1 worker")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.locator("#sign-in")).to_be_visible()
+    expect(page.locator("main")).to_be_hidden()
+
+
+def test_rate_of_less_than_a_minute_says_since_when_it_counts(page: Page, painter: Painter) -> None:
+    painter.measure(metrics(10, 0.75))
+    page.clock.install()
     page.goto("/operator")
-    expect(page.locator("#fleet")).to_contain_text("Sign in on the page of images first")
+    term = page.locator("#figures dt", has_text="Images a minute")
+    expect(term).to_have_text("Images a minute since this page was opened")
+    page.clock.run_for(60_000)
+    expect(term).to_have_text("Images a minute")

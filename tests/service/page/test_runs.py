@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, expect
 
+from jobs.contract.caller import Role
 from jobs.settings import Settings
 from tests.runfolder import write_run
-from tests.service.conftest import running_service
+from tests.service.conftest import MakeKey, running_service
 from tests.service.page.test_everybody import no_horizontal_scroll
+from tests.service.page.test_sign_in import sign_in
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +32,13 @@ def test_newest_run_shows_its_curves_and_its_last_grid(page: Page) -> None:
     expect(page.get_by_role("img", name="loss by step")).to_be_visible()
     expect(page.get_by_role("img", name="loss, quarter 1 of the timesteps by step")).to_be_visible()
     expect(page.get_by_role("img", name="one, step 100")).to_be_visible()
+
+
+@pytest.mark.refused(401)
+def test_stranger_signs_in_on_the_page_itself(page: Page, make_key: MakeKey) -> None:
+    sign_in(page, make_key("root", Role.OPERATOR), "/runs")
+    expect(page.locator("#list li")).to_have_count(3)
+    expect(page.locator("#sign-in")).to_be_hidden()
 
 
 def test_runs_are_laid_side_by_side(page: Page) -> None:

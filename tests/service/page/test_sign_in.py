@@ -16,10 +16,10 @@ from tests.service.page.painter import Painter, films, generate
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
-def sign_in(page: Page, headers: dict[str, str]) -> str:
+def sign_in(page: Page, headers: dict[str, str], path: str = "/") -> str:
     """Give the page a key; returns it."""
     key = headers["Authorization"].removeprefix("Bearer ")
-    page.goto("/")
+    page.goto(path)
     page.get_by_label("Key").fill(key)
     page.get_by_role("button", name="Sign in").click()
     expect(page.locator("#sign-out")).to_be_visible()  # the page was loaded anew, and its script has run
@@ -61,6 +61,18 @@ def test_page_asks_for_a_key_and_works_with_a_right_one_alone(page: Page, painte
     expect(page.locator("#sign-in")).to_be_visible()
     page.reload()
     expect(page.locator("#sign-in")).to_be_visible()
+
+
+@pytest.mark.refused(401)
+def test_form_keeps_the_margin_of_the_page_on_a_phone(page: Page, painter: Painter, make_key: MakeKey) -> None:
+    make_key()
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.goto("/")
+    expect(page.locator("#sign-in")).to_be_visible()
+    form, title = page.locator("#sign-in").bounding_box(), page.locator("h1").bounding_box()
+    assert form is not None
+    assert title is not None
+    assert form["x"] == title["x"] == 390 - (form["x"] + form["width"])
 
 
 @pytest.mark.refused(401)
