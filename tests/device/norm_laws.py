@@ -178,7 +178,7 @@ def test_norm_that_disagrees_stays_eager(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(norm_kernels, "group_norm", lambda *args, **kwargs: 1.05 * group_norm(*args, **kwargs))
     expected = block(x, emb)
     assert (reason := fuse_norms(block, lambda: block(x, emb))) is not None
-    assert reason.startswith("DisagreementError: values of a norm of [1, 32, 4, 4], torch.float32 are ")
+    assert reason.startswith("DisagreementError: values of a norm of [1, 32, 4, 4], torch.float32, differ by ")
     assert fused_by(block) is None
     assert torch.equal(block(x, emb), expected)
 
@@ -192,7 +192,7 @@ def test_gradient_that_disagrees_leaves_the_norm_eager(monkeypatch: pytest.Monke
     monkeypatch.setattr(norm_kernels, "group_norm", halve_gradient)  # a fault that the real kernel does not have
     reason = fuse_norms(block, lambda: block(x.requires_grad_(), emb))
     assert reason is not None
-    assert reason.startswith("DisagreementError: gradients of a norm of [1, 32, 4, 4], torch.float32 are ")
+    assert reason.startswith("DisagreementError: gradients of a norm of [1, 32, 4, 4], torch.float32, differ by ")
 
 
 def test_norm_that_is_trained_stays_eager() -> None:
