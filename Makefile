@@ -49,7 +49,7 @@ demo: install
 # Four processes, each file on one of them, because many tests wait for processes of their own. Files run in the order of
 # their folders; otherwise files with few tests come last, and chaos, with one test of minutes per file, would run alone.
 test: check browser kubectl npm $(PROMETHEUS) $(SEAWEEDFS) $(KERNELS)
-	$(BIN)/pytest --numprocesses 6 --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 	$(MAKE) check-page test-clients test-keda
 
 test-fast: install

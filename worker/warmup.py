@@ -48,7 +48,10 @@ def _rows_mostly_launched(stage: Stage) -> int:
     largest, limit = 0, math.inf
     for rows in stage.row_shapes["network"]:
         stage.networks.one_lane_rows = rows
-        seconds = _seconds(stage, rows, REPEATS)
+        try:
+            seconds = _seconds(stage, rows, REPEATS)
+        except torch.OutOfMemoryError:
+            break  # `measure_steps` gives these rows up
         limit = min(limit, LAUNCHING * seconds)
         if seconds >= limit:
             break

@@ -126,7 +126,9 @@ def test_png_says_what_determines_it_and_nothing_of_its_caller(warm: Client) -> 
     assert text["parameters"].startswith("torus\nSteps: 5, Sampler: DDPM, CFG scale: 2, Seed: 5, Image index: 1")
     facts = json.loads(text["adm-serve"])
     assert (facts["class_label"], facts["seed"], facts["image_index"], facts["numerics"]) == (4, 5, 1, mine.numerics)
-    assert (facts["time_grid"], facts["thresholding"], facts["version"]) == ("official", "clip", 3)
+    assert (facts["time_grid"], facts["thresholding"], facts["version"]) == ("uniform", "clip", 3), (
+        "the demo's grid for ddpm"
+    )
     assert not set(facts) & {"user", "metadata", "priority", "created_at"}
     assert facts["frames"] is None  # they are of another kind
 
