@@ -16,6 +16,7 @@ from diffusion.pixels import to_uint8
 from engine.engine import Engine
 from engine.pipeline import BASE, UPSAMPLE, Pipeline, build_stages
 from engine.trajectory import Guidance, StagePlan, StagePlans
+from evaluation.stack_report import of_pipeline
 from models.stack import load_stack
 
 STEPS = 25
@@ -37,7 +38,7 @@ def record(stack_folder: Path, seed: int, guidance_scale: float) -> list[Image.I
     label = stack.class_names.index(CLASS)
     spec, upsampling = pipeline.spec, pipeline.spec.upsampling
     assert upsampling is not None
-    base = StagePlan(BASE, "ddpm", STEPS, time_grid=spec.time_grids.get("ddpm"), eps_scale=spec.eps_scale)
+    base = of_pipeline(StagePlan(BASE, "ddpm", STEPS), spec)
     upsample = StagePlan(UPSAMPLE, upsampling.sampler, upsampling.steps, upsampling.eta, strength=upsampling.strength)
     image = pipeline.image("first-visit", 0, seed, Guidance(label, guidance_scale), StagePlans(base, upsample))
     engine = Engine(build_stages([stack], 1), max_rows=1)

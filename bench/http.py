@@ -5,8 +5,8 @@ process, each of which sends its next request after the last answer. One row ins
 evenly, and measures latency from the due time. The bare routes are FastAPI's own, on the same server and loop: they
 read the same body as JSON, answer with as many bytes, and do nothing else. Rates and latencies depend on other load of
 the machine; processor time per request of the serving process depends little on it. With --keys all requests are of one
-caller with a key, and all quotas are on. Libraries that only tests install are hidden from the service (bench/deployed)
-and its memory is that of a deployed one. Writes bench/results/http.json, or http_keys.json.
+caller with a key, and all quotas are on. Libraries that only tests install are hidden from it (bench/deployed), so that
+its memory is that of a deployed service. Writes bench/results/http.json, or http_keys.json.
 """
 
 import argparse

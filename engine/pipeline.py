@@ -50,7 +50,7 @@ class Pipeline:
 
     @property
     def determinants(self) -> dict[str, Any]:
-        """What of the stack determines an image besides its request, as JSON values: for `numerics.fingerprint`.
+        """The facts about the stack that, with a request, determine an image; JSON values for `numerics.fingerprint`.
 
         The files' hashes do not suffice: stack.json states the diffusion processes and whether images have a class.
         """

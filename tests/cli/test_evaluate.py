@@ -205,6 +205,10 @@ def test_invalid_sources_are_reported_in_one_line(samples: str, more: tuple[str,
     [
         (("none", "--against", "shapes"), "weights/none"),
         (("demo", "--against", "none"), "is none a training run?"),
+        (
+            ("demo", "--against", "shapes", "--pipeline", "x"),
+            "--pipeline: demo has no 'x'; there are demo, demo-uncond",
+        ),
         (("demo", "--against", "shapes?images=9"), "there is no setting 'images'; there are seed"),
         (
             ("fashion", "--against", "shapes"),
@@ -234,7 +238,11 @@ def test_stack_is_measured_beside_the_held_out_images_of_a_run(tmp_path: Path, m
     status, printed, stderr = run("stack", "tiny", *arguments)
     assert status == 0, stderr
     assert "tiny, ddim_eta_0, scale 1" in printed
-    assert json.loads(target.read_text())["reference"] == {"source": str(held_out), "images": 25}
+    measured = json.loads(target.read_text())
+    assert measured["reference"] == {"source": str(held_out), "images": 25}
+    assert set(measured["pipelines"]) == {"tiny", "tiny-uncond"}
+    assert run("stack", "tiny", *arguments, "--pipeline", "tiny")[0] == 0
+    assert set(json.loads(target.read_text())["pipelines"]) == {"tiny"}
 
 
 def test_a_file_that_cannot_be_written_is_reported_before_anything_is_measured(tmp_path: Path) -> None:

@@ -164,6 +164,14 @@ def test_store_that_does_not_take_a_picture_is_503(redis: Redis, settings: Setti
         assert client.post("/v1/files", content=PNG).status_code == 201
 
 
+def announce_with_base(redis: Redis, size: int) -> None:
+    """Announce a pipeline whose base makes images of this size."""
+    base = DEMO.stages[0].model_copy(update={"image_size": size})
+    with redis.pipeline() as pipe:
+        announce_pipelines(pipe, [DEMO.model_copy(update={"stages": (base, *DEMO.stages[1:])})])
+        pipe.execute()
+
+
 def test_picture_is_kept_no_larger_than_pipelines_can_use_and_kept_again_for_a_larger_one(
     client: httpx2.Client, redis: Redis
 ) -> None:
@@ -177,10 +185,7 @@ def test_picture_is_kept_no_larger_than_pipelines_can_use_and_kept_again_for_a_l
         return Image.open(io.BytesIO(content)).size
 
     assert size_kept() == (600, 550), "512 is the most that a published model makes"
-    base = DEMO.stages[0].model_copy(update={"image_size": 1024})
-    with redis.pipeline() as pipe:
-        announce_pipelines(pipe, [DEMO.model_copy(update={"stages": (base, *DEMO.stages[1:])})])
-        pipe.execute()
+    announce_with_base(redis, 1024)
     eventually(lambda: size_kept() == (1200, 1100), "a larger pipeline is known")
     redis.delete(keys.PIPELINES)
     assert size_kept() == (1200, 1100), "it is not made smaller again"
@@ -190,20 +195,13 @@ def test_job_whose_pipeline_needs_more_than_was_kept_of_a_picture_is_refused(
     client: httpx2.Client, redis: Redis
 ) -> None:
     """Its bytes would depend on which pipelines were loaded when the picture was uploaded."""
-
-    def announce(size: int) -> None:
-        base = DEMO.stages[0].model_copy(update={"image_size": size})
-        with redis.pipeline() as pipe:
-            announce_pipelines(pipe, [DEMO.model_copy(update={"stages": (base, *DEMO.stages[1:])})])
-            pipe.execute()
-
-    announce(DEMO.stages[0].image_size)
+    announce_with_base(redis, DEMO.stages[0].image_size)
     buffer = io.BytesIO()
     Image.new("RGB", (2400, 2200), "teal").save(buffer, "PNG")
     file_id = client.post("/v1/files", content=buffer.getvalue()).json()["id"]
     body = {"kind": "reconstruct", "images": [file_id], "steps": 2}
     eventually(lambda: client.post("/v1/jobs", json=body).status_code == 202, "it was reduced for such a pipeline")
-    announce(1024)
+    announce_with_base(redis, 1024)
     eventually(lambda: client.post("/v1/jobs", json=body).status_code == 422, "a larger pipeline is known")
     (error,) = client.post("/v1/jobs", json=body).json()["errors"]
     assert error["pointer"] == "/images/0"
